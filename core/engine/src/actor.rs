@@ -1,0 +1,47 @@
+//! Who acts.
+
+use std::sync::Arc;
+
+use haggle_model::{PluginId, UserId};
+
+/// A user, a plugin or the server itself, with what its token and transport say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// The user; `plugin:<id>` for a plugin; empty for the server.
+    pub user: UserId,
+    /// Roles of the token only; `admin` and `service` mean something to the core.
+    pub roles: Arc<[String]>,
+    /// Id of the connection; empty where there is none.
+    pub session: Arc<str>,
+    /// `rest`, `ws`, `socketio` or `internal`.
+    pub transport: &'static str,
+    /// `native` or the dialect's name.
+    pub dialect: Arc<str>,
+}
+
+impl Actor {
+    /// A user on a transport, without roles.
+    pub fn user(user: impl Into<UserId>, transport: &'static str) -> Actor {
+        Actor { user: user.into(), roles: Arc::from([]), session: Arc::from(""), transport, dialect: Arc::from("native") }
+    }
+
+    /// A plugin that acts for itself.
+    pub fn plugin(plugin: &PluginId) -> Actor {
+        Actor::user(format!("plugin:{plugin}"), "internal")
+    }
+
+    /// The server itself.
+    pub fn server() -> Actor {
+        Actor::user("", "internal")
+    }
+
+    /// The token has this role.
+    pub fn has_role(&self, role: &str) -> bool {
+        self.roles.iter().any(|r| r == role)
+    }
+
+    /// May do what admins of the installation do.
+    pub fn is_admin(&self) -> bool {
+        self.has_role("admin") || self.has_role("service")
+    }
+}
