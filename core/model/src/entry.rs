@@ -51,12 +51,15 @@ pub struct Effects {
     /// Global kv reservations, in [`Address::Kv`] parts only.
     #[n(4)]
     pub reservations: Vec<Reservation>,
+    /// The answer of a plugin command, JSON text: a retry gets it again.
+    #[n(5)]
+    pub answer: Option<String>,
 }
 
 impl Effects {
     /// Nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.kv.is_empty() && self.timers.is_empty() && self.outgoing.is_empty() && self.mark.is_none() && self.reservations.is_empty()
+        self.kv.is_empty() && self.timers.is_empty() && self.outgoing.is_empty() && self.mark.is_none() && self.reservations.is_empty() && self.answer.is_none()
     }
 }
 

@@ -236,7 +236,7 @@ pub struct AdvanceRow {
 }
 
 /// An answered command, as a retry finds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandRow {
     /// Its id.
     pub id: CommandId,
@@ -246,6 +246,8 @@ pub struct CommandRow {
     pub seq: Seq,
     /// When it took effect.
     pub at: Millis,
+    /// The answer of a plugin command ([`haggle_model::Effects::answer`]).
+    pub answer: Option<String>,
 }
 
 /// A key of plugin kv.
