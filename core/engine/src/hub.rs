@@ -1,0 +1,204 @@
+//! Local fan-out: which connections a user has, and one event to many of them.
+//!
+//! The hub never waits and never fails: a connection's [`Subscriber::offer`] puts what it wants into its own bounded outbox.
+
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use haggle_model::{ConversationId, ConversationKind, Entry, MarkChange, Millis, PluginId, UserId};
+use haggle_store::MessageRow;
+use papaya::HashMap;
+use parking_lot::RwLock;
+
+/// Encodings that one push keeps: one slot per transport format.
+pub const ENCODINGS: usize = 4;
+
+/// Something on its way to connections, encoded at most once per format.
+pub struct Push {
+    /// What it is.
+    pub what: What,
+    encodings: [OnceLock<Bytes>; ENCODINGS],
+}
+
+impl Push {
+    /// A push that is not yet encoded.
+    pub fn new(what: What) -> Arc<Push> {
+        Arc::new(Push { what, encodings: Default::default() })
+    }
+
+    /// The bytes in the format `slot` (below [`ENCODINGS`]), made by `encode` the first time.
+    pub fn encoded(&self, slot: usize, encode: impl FnOnce(&What) -> Bytes) -> Bytes {
+        self.encodings[slot].get_or_init(|| encode(&self.what)).clone()
+    }
+}
+
+impl fmt::Debug for Push {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.what.fmt(f)
+    }
+}
+
+/// What a push says.
+#[derive(Debug)]
+pub enum What {
+    /// A committed event with a seq; of a personal conversation: the `me` stream.
+    Event(Published),
+    /// Somebody's marks moved.
+    Mark {
+        /// Where.
+        conversation: ConversationId,
+        /// Whose.
+        user: UserId,
+        /// The marks now.
+        mark: MarkChange,
+        /// When.
+        at: Millis,
+    },
+    /// Somebody is (not) typing; dropped freely.
+    Typing {
+        /// Where.
+        conversation: ConversationId,
+        /// Who.
+        user: UserId,
+        /// The name to show; falls back to the id.
+        name: String,
+        /// Typing or not.
+        on: bool,
+    },
+    /// Somebody came or went; dropped freely.
+    Presence {
+        /// Who.
+        user: UserId,
+        /// Has a connection.
+        online: bool,
+        /// When last seen, of who is offline.
+        last_seen: Option<Millis>,
+    },
+    /// An event of a plugin that is not kept.
+    Custom {
+        /// Whose.
+        plugin: PluginId,
+        /// `x.<plugin>.…`.
+        name: String,
+        /// Any JSON value as text.
+        payload: String,
+    },
+}
+
+/// A committed event as connections see it.
+#[derive(Debug)]
+pub struct Published {
+    /// The entry; its `seq` is not 0.
+    pub entry: Arc<Entry>,
+    /// Of what kind its conversation is.
+    pub kind: ConversationKind,
+    /// For events about a message: its state after this event.
+    pub message: Option<Arc<MessageRow>>,
+}
+
+/// One connection of a user, as the hub sees it.
+pub trait Subscriber: Send + Sync {
+    /// Unique in this process.
+    fn id(&self) -> &str;
+    /// Whose.
+    fn user(&self) -> &UserId;
+    /// The token has this role.
+    fn has_role(&self, role: &str) -> bool;
+    /// `ws`, `socketio`.
+    fn transport(&self) -> &'static str;
+    /// Has asked for this conversation's events (joined it).
+    fn subscribed(&self, conversation: ConversationId) -> bool;
+    /// Takes or leaves a push; never waits. Gets the events of every conversation its user is in, subscribed or not.
+    fn offer(&self, push: &Arc<Push>);
+    /// The user is no longer in this conversation: nothing more of it comes.
+    fn ended(&self, conversation: ConversationId);
+    /// Asks the connection to close with a reason that tells the client to come back (`drain`) or not (`revoked`).
+    fn close(&self, reason: &'static str);
+}
+
+type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
+
+/// All connections of this node.
+#[derive(Default)]
+pub struct Hub {
+    users: HashMap<UserId, Connections>,
+}
+
+/// Whether a connection was the first or the last of its user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Edge {
+    /// It was.
+    Changed,
+    /// The user has others.
+    Same,
+}
+
+impl Hub {
+    /// Registers a connection.
+    pub fn connect(&self, connection: Arc<dyn Subscriber>) -> Edge {
+        let users = self.users.pin();
+        loop {
+            let connections = users.get_or_insert_with(connection.user().clone(), Connections::default).clone();
+            let mut list = connections.write();
+            // An emptied list may just have been removed from the map: look again.
+            if !users.get(connection.user()).is_some_and(|current| Arc::ptr_eq(current, &connections)) {
+                continue;
+            }
+            list.push(connection);
+            return if list.len() == 1 { Edge::Changed } else { Edge::Same };
+        }
+    }
+
+    /// Forgets a connection.
+    pub fn disconnect(&self, user: &UserId, id: &str) -> Edge {
+        let users = self.users.pin();
+        let Some(connections) = users.get(user).cloned() else { return Edge::Same };
+        let mut list = connections.write();
+        let before = list.len();
+        list.retain(|connection| connection.id() != id);
+        if before == 0 || !list.is_empty() {
+            return Edge::Same;
+        }
+        users.remove(user);
+        Edge::Changed
+    }
+
+    /// Calls `f` for every connection of the user.
+    pub fn each(&self, user: &UserId, mut f: impl FnMut(&Arc<dyn Subscriber>)) {
+        if let Some(connections) = self.users.pin().get(user) {
+            connections.read().iter().for_each(&mut f);
+        }
+    }
+
+    /// Calls `f` for every connection of everybody.
+    pub fn everyone(&self, mut f: impl FnMut(&Arc<dyn Subscriber>)) {
+        for (_, connections) in &self.users.pin() {
+            connections.read().iter().for_each(&mut f);
+        }
+    }
+
+    /// Offers a push to every connection of the user.
+    pub fn offer(&self, user: &UserId, push: &Arc<Push>) {
+        self.each(user, |connection| connection.offer(push));
+    }
+
+    /// Has at least one connection.
+    pub fn online(&self, user: &UserId) -> bool {
+        self.users.pin().contains_key(user)
+    }
+
+    /// Has a connection that has subscribed to the conversation.
+    pub fn watching(&self, user: &UserId, conversation: ConversationId) -> bool {
+        let mut watching = false;
+        self.each(user, |connection| watching |= connection.subscribed(conversation));
+        watching
+    }
+
+    /// Users with a connection.
+    pub fn users_online(&self) -> usize {
+        self.users.len()
+    }
+}
