@@ -1,0 +1,44 @@
+//! Messages: write in the call's own conversation or elsewhere, change and read.
+
+use super::host;
+use crate::{
+    Error,
+    types::{Draft, Message},
+};
+
+/// A new message: in the call's own conversation part of this transaction, elsewhere delivered after the commit. An empty
+/// `sender_id` is the plugin itself; `op` and `target` are ignored. Returns the message's reference; it has no id yet.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn send(draft: &Draft) -> Result<String, Error> {
+    host!(Messages.message_send(draft))
+}
+
+/// Changes a message of the call's own conversation, whoever sent it: content and metadata (a JSON object as text) where given.
+///
+/// # Errors
+///
+/// [`Error::NotFound`] where the conversation has no such message; see [`Error`].
+pub fn edit(id: &str, content: Option<&str>, metadata: Option<&str>) -> Result<(), Error> {
+    host!(Messages.message_edit(id, content, metadata))
+}
+
+/// A message in its present state; none where there is none that this plugin may read.
+///
+/// # Errors
+///
+/// See [`Error`]; [`Error::Invalid`] where the id is malformed.
+pub fn get(id: &str) -> Result<Option<Message>, Error> {
+    host!(Messages.message_get(id))
+}
+
+/// Messages of a conversation below the seq `before`, newest first, at most `limit` (100).
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn list(conversation_id: &str, before: Option<u32>, limit: u32) -> Result<Vec<Message>, Error> {
+    host!(Messages.message_list(conversation_id, before, limit))
+}
