@@ -387,6 +387,11 @@ pub trait Scope: Send + Sync {
     /// When the handlers of this scope must have answered.
     fn deadline(&self) -> Instant;
 
+    /// Kind of the conversation in [`Call::conversation`], for the filters of a chain. `None` passes every filter.
+    fn conversation_kind(&self) -> Option<ConversationKind> {
+        None
+    }
+
     /// What `plugin` may ask. Each call opens a new buffer of writes.
     fn guest(&self, plugin: &PluginId) -> Arc<dyn HostCalls>;
 }
