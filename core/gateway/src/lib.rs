@@ -1,3 +1,43 @@
 //! The transports: bytes to commands, events to bytes. No business rule lives here.
+//!
+//! [`Gateway`] is what REST and the native WebSocket share. A request becomes an engine command with an actor
+//! ([`auth`], [`decode`]), an answer or event becomes a [`resource`]; one table maps codes to HTTP.
 
 pub mod auth;
+pub mod decode;
+pub mod metrics;
+pub mod origin;
+pub mod resource;
+mod settings;
+
+use std::sync::Arc;
+
+use haggle_engine::Engine;
+
+pub use auth::{AuthConfig, AuthConfigError, AuthError, Authenticator, Identity, Jwks};
+pub use origin::Origins;
+pub use settings::{GatewaySettings, HttpSettings, RestSettings, UserSettings, WsSettings};
+
+/// What every transport needs; one per process.
+pub struct Gateway {
+    /// Commands go in here, reads through its store.
+    pub engine: Engine,
+    /// Who a token speaks for.
+    pub auth: Authenticator,
+    /// Which web pages may talk to us.
+    pub origins: Origins,
+    /// Limits and switches of the transports.
+    pub settings: GatewaySettings,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    pub fn new(engine: Engine, auth: Authenticator, origins: Origins, settings: GatewaySettings) -> Arc<Gateway> {
+        Arc::new(Gateway {
+            engine,
+            auth,
+            origins,
+            settings,
+        })
+    }
+}

@@ -1,0 +1,152 @@
+//! Limits and switches of the transports, each with a unit. Operators set them in `[http]`, `[rest]`, `[ws]` and `[users]`.
+
+use std::time::Duration;
+
+/// Everything the transports can be told.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct GatewaySettings {
+    /// The listener.
+    pub http: HttpSettings,
+    /// REST.
+    pub rest: RestSettings,
+    /// The native WebSocket.
+    pub ws: WsSettings,
+    /// Profiles.
+    pub users: UserSettings,
+}
+
+/// The listener: what a connection may cost before a request is understood.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpSettings {
+    /// Connections open at the same time, WebSockets included; more wait in the listen queue of the system.
+    pub connections_max: usize,
+    /// How long a client may take to send the head of a request; idle keep-alive connections end after it too.
+    pub header_read_timeout: Duration,
+    /// Header lines of a request.
+    pub headers_max: usize,
+    /// Bytes of a request's head.
+    pub header_bytes_max: usize,
+    /// How long requests in flight may take to end when the server stops.
+    pub drain_max: Duration,
+}
+
+impl Default for HttpSettings {
+    fn default() -> HttpSettings {
+        HttpSettings {
+            connections_max: 20_000,
+            header_read_timeout: Duration::from_secs(15),
+            headers_max: 64,
+            header_bytes_max: 32 * 1024,
+            drain_max: Duration::from_secs(8),
+        }
+    }
+}
+
+/// REST.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RestSettings {
+    /// Body of a request.
+    pub body_bytes_max: usize,
+    /// How long a client may take to send the body.
+    pub body_read_timeout: Duration,
+    /// Messages, notifications and participants on a page when the request names no limit.
+    pub page_default: usize,
+    /// Conversations on a page when the request names no limit.
+    pub conversations_page_default: usize,
+    /// Events on a page at most; what the request may ask for above `limits.page_max`.
+    pub events_page_max: usize,
+}
+
+impl Default for RestSettings {
+    fn default() -> RestSettings {
+        RestSettings {
+            body_bytes_max: 1024 * 1024,
+            body_read_timeout: Duration::from_secs(30),
+            page_default: 50,
+            conversations_page_default: 20,
+            events_page_max: 500,
+        }
+    }
+}
+
+/// The native WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WsSettings {
+    /// How long a client may take to authenticate.
+    pub auth_within: Duration,
+    /// How often the server shows a sign of life; a client silent for two of them is gone.
+    pub heartbeat: Duration,
+    /// A message, all its fragments together.
+    pub message_bytes_max: usize,
+    /// The same before the client has authenticated.
+    pub message_bytes_before_auth_max: usize,
+    /// Fragments of one message.
+    pub fragments_max: usize,
+    /// Requests of one connection that wait for their answer.
+    pub requests_in_flight_max: usize,
+    /// Conversations one connection may subscribe to.
+    pub subscriptions_max: usize,
+    /// Cursors in one `auth`.
+    pub cursors_max: usize,
+    /// Conversations in `heads`.
+    pub heads_max: usize,
+    /// Events one `sub` replays before it answers with a gap.
+    pub replay_events_max: usize,
+    /// Frames in one batch of the client.
+    pub batch_max: usize,
+    /// Bytes waiting to be written to one connection.
+    pub outbox_bytes_max: usize,
+    /// Frames waiting to be written to one connection.
+    pub outbox_frames_max: usize,
+    /// A connection that takes nothing for so long is closed.
+    pub stall_max: Duration,
+    /// Connections of one user.
+    pub connections_per_user_max: usize,
+    /// Frames one connection may send per second, over its bursts.
+    pub frames_per_second: u32,
+    /// Frames one connection may send at once.
+    pub frames_burst: u32,
+}
+
+impl Default for WsSettings {
+    fn default() -> WsSettings {
+        WsSettings {
+            auth_within: Duration::from_secs(5),
+            heartbeat: Duration::from_secs(25),
+            message_bytes_max: 256 * 1024,
+            message_bytes_before_auth_max: 16 * 1024,
+            fragments_max: 64,
+            requests_in_flight_max: 64,
+            subscriptions_max: 1024,
+            cursors_max: 200,
+            heads_max: 200,
+            replay_events_max: 500,
+            batch_max: 32,
+            outbox_bytes_max: 256 * 1024,
+            outbox_frames_max: 1024,
+            stall_max: Duration::from_secs(8),
+            connections_per_user_max: 64,
+            frames_per_second: 200,
+            frames_burst: 400,
+        }
+    }
+}
+
+/// Profiles.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UserSettings {
+    /// Attributes a user may change in the own profile; the others are an administrator's.
+    pub self_editable: Vec<String>,
+    /// Attributes that other users may read.
+    pub public_attributes: Vec<String>,
+}
+
+impl Default for UserSettings {
+    fn default() -> UserSettings {
+        let names = |names: [&str; 2]| names.map(String::from).to_vec();
+        UserSettings {
+            self_editable: names(["servicePackages", "timeZone"]),
+            public_attributes: names(["servicePackages", "timeZone"]),
+        }
+    }
+}
