@@ -1,5 +1,7 @@
 //! Metadata, payloads and configuration are JSON texts at the border; here they become serde types.
 
+use std::str::FromStr;
+
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
@@ -64,6 +66,22 @@ pub fn map_text(map: &Map<String, Value>) -> String {
     serde_json::to_string(map).expect("a JSON value always has a text")
 }
 
+/// One setting out of the configuration that [`init`](crate::hooks::Lifecycle::init) is given; `default` where it is not there.
+/// Strings, numbers and booleans are read alike, so `hours = 48` and `hours = "48"` mean the same.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] that names the key where the value cannot be read as a `T`.
+pub fn setting<T: FromStr>(config: &Map<String, Value>, key: &str, default: T) -> Result<T, Error> {
+    match config.get(key) {
+        None => Ok(default),
+        Some(value) => plain(value)
+            .trim()
+            .parse()
+            .map_err(|_| Error::Invalid(format!("config {key}: cannot read {value}"))),
+    }
+}
+
 /// A value of the manifest's `[config]` as text, whether it was written as a string, a number or a boolean there.
 pub fn plain(value: &Value) -> String {
     match value {
@@ -94,6 +112,15 @@ mod tests {
     fn a_bad_payload_is_a_rejection_with_a_code() {
         assert_eq!(payload::<Value>("").unwrap(), json!({}));
         assert_eq!(payload::<Value>("{").unwrap_err().code, "invalid_payload");
+    }
+
+    #[test]
+    fn a_setting_is_read_however_it_is_written() {
+        let config = object(Some(r#"{"a": 48, "b": "48", "c": "soon"}"#)).unwrap();
+        assert_eq!(setting(&config, "a", 1_u64), Ok(48));
+        assert_eq!(setting(&config, "b", 1_u64), Ok(48));
+        assert_eq!(setting(&config, "absent", 1_u64), Ok(1));
+        assert!(setting(&config, "c", 1_u64).is_err());
     }
 
     #[test]

@@ -37,6 +37,7 @@
 //! * Capabilities, one module each: [`kv`], [`kv_global`], [`messages`], [`conversations`], [`participants`], [`users`],
 //!   [`events`], [`notifications`], [`timers`], [`log`], [`metrics`], [`config`].
 //! * [`json`]: metadata, payloads and configuration as serde types.
+//! * [`time`]: moments as clients read them.
 //! * [`test`] and [`native`] (not in the component): a host in memory, and the port behind which another one can stand.
 //!
 //! # Building
@@ -64,6 +65,7 @@ mod error;
 pub mod hooks;
 pub mod json;
 mod macros;
+pub mod time;
 pub mod types;
 
 #[cfg(target_arch = "wasm32")]
@@ -90,7 +92,7 @@ pub mod prelude {
             AfterConnection, AfterConversation, AfterMessage, AfterParticipant, AfterReaction, AfterReceipt, BeforeConversation, BeforeMessage,
             BeforeParticipant, BeforeReaction, Command, Http, Lifecycle, Timer,
         },
-        json, kv, kv_global, log, messages, metrics, notifications, participants, timers,
+        json, kv, kv_global, log, messages, metrics, notifications, participants, time, timers,
         types::*,
         users,
     };
