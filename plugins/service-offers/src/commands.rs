@@ -17,12 +17,15 @@ struct Payload {
     reason: Option<String>,
 }
 
+/// Whether this caller may do it to this offer.
+type MayAct = fn(&Call, &Offer) -> Result<(), Rejection>;
+
 /// A reason is a line, not a letter.
 const REASON_CHARS_MAX: usize = 500;
 
 /// Runs one command; the answer is `{messageId, status}`.
 pub(crate) fn run(settings: &Settings, call: &Call, name: &str, payload: &str) -> Result<String, Rejection> {
-    let (status, who): (_, fn(&Call, &Offer) -> Result<(), Rejection>) = match name {
+    let (status, who): (_, MayAct) = match name {
         "offer.accept" => (Status::Accepted, must_be_addressee),
         "offer.decline" => (Status::Declined, must_be_addressee),
         "offer.withdraw" => (Status::Withdrawn, must_be_sender),
@@ -45,6 +48,7 @@ pub(crate) fn run(settings: &Settings, call: &Call, name: &str, payload: &str) -
             status,
             by: Some(call.actor.clone()),
             reason: payload.reason,
+            shown: true,
         },
     )?;
     Ok(json::text(&json!({ "messageId": payload.message_id, "status": status.as_str() }))?)

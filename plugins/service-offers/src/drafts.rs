@@ -133,6 +133,7 @@ fn counter(settings: &Settings, call: &Call, offer: Offer, by: &str) -> Result<(
         status: Status::Declined,
         by: Some(by.into()),
         reason: Some("countered".into()),
+        shown: true,
     };
     offer.close(settings, call, close)?;
     metrics::count("offers_countered_total");
@@ -166,6 +167,7 @@ pub(crate) fn delete(settings: &Settings, call: &Call, draft: &Draft) -> Result<
             status: Status::Withdrawn,
             by: Some(call.actor.clone()),
             reason: Some("deleted".into()),
+            shown: false,
         };
         offer.close(settings, call, close)?;
     }

@@ -91,6 +91,7 @@ impl Timer for ServiceOffers {
                         status: Status::Expired,
                         by: None,
                         reason: None,
+                        shown: true,
                     },
                 )?;
                 Ok(())
