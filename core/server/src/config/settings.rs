@@ -1,0 +1,592 @@
+//! The typed settings. Every key carries its unit; every default stands here and, explained, in `config/default.toml`.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use haggle_gateway::{GatewaySettings, HttpSettings, RestSettings, UserSettings, WsSettings};
+use haggle_model::Limits;
+use haggle_store::embedded::EmbeddedOptions;
+use serde::{Deserialize, Serialize};
+
+use crate::failure::Failure;
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Where it listens and where it keeps things.
+    pub server: Server,
+    /// Who may come in.
+    pub auth: Auth,
+    /// What the pipeline refuses to exceed.
+    pub limits: LimitSettings,
+    /// The listener for clients.
+    pub http: Http,
+    /// REST requests.
+    pub rest: Rest,
+    /// Native WebSocket connections.
+    pub ws: Ws,
+    /// Users.
+    pub users: Users,
+    /// The embedded store.
+    pub store: Store,
+    /// How long things are kept.
+    pub retention: Retention,
+    /// Plugins.
+    pub plugins: Plugins,
+    /// Logs.
+    pub log: Log,
+    /// The end.
+    pub drain: Drain,
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// For clients: REST and WebSocket.
+    pub listen: SocketAddr,
+    /// For operators: metrics, probes, admin API.
+    pub admin: SocketAddr,
+    /// Host headers that admin writes may carry.
+    pub admin_hosts: Vec<String>,
+    /// Everything that is kept.
+    pub data_dir: PathBuf,
+    /// One folder per plugin; empty: `plugins` in the data directory.
+    pub plugins_dir: PathBuf,
+    /// Worker threads; 0: one per core.
+    pub threads: usize,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9301)),
+            admin_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
+            data_dir: "data".into(),
+            plugins_dir: PathBuf::new(),
+            threads: 0,
+        }
+    }
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Auth {
+    /// Shared secret of HS256 tokens.
+    pub secret: String,
+    /// File with a PEM public key for RS256, ES256 or EdDSA tokens.
+    pub public_key: PathBuf,
+    /// File or http URL of a JSON Web Key Set.
+    pub jwks: String,
+    /// Required `iss`.
+    pub issuer: String,
+    /// Required `aud`.
+    pub audience: String,
+    /// The claim with the user's roles.
+    pub roles_claim: String,
+    /// Origins of web pages that may connect.
+    pub origins: Vec<String>,
+    /// Also pages on localhost, on any port.
+    pub loopback_origins: bool,
+    /// Makes a key in the data directory and trusts tokens signed with it.
+    pub dev: bool,
+}
+
+impl Default for Auth {
+    fn default() -> Auth {
+        Auth {
+            secret: String::new(),
+            public_key: PathBuf::new(),
+            jwks: String::new(),
+            issuer: String::new(),
+            audience: String::new(),
+            roles_claim: "roles".into(),
+            origins: Vec::new(),
+            loopback_origins: false,
+            dev: false,
+        }
+    }
+}
+
+impl Auth {
+    /// Whether any key is set that tokens could be checked with.
+    pub fn has_key(&self) -> bool {
+        self.dev || !self.secret.is_empty() || !self.public_key.as_os_str().is_empty() || !self.jwks.is_empty()
+    }
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_model::Limits, which explains them")]
+pub struct LimitSettings {
+    pub content_bytes_max: usize,
+    pub content_chars_max: usize,
+    pub metadata_bytes_max: usize,
+    pub id_bytes_max: usize,
+    pub reaction_bytes_max: usize,
+    pub name_bytes_max: usize,
+    pub attributes_bytes_max: usize,
+    pub participants_max: usize,
+    pub shared_marks_participants_max: usize,
+    pub page_max: usize,
+    pub transaction_bytes_max: usize,
+    pub turn_queue_max: usize,
+    pub turn_queue_per_user_max: usize,
+    pub turn_wait_ms_max: u64,
+    pub turn_hooks_ms_max: u64,
+    pub lane_bytes_max: usize,
+    pub origin_depth_max: usize,
+    pub kv_key_bytes_max: usize,
+    pub kv_value_bytes_max: usize,
+    pub rate_per_second: u32,
+    pub rate_burst: u32,
+    pub rate_per_hour: u32,
+    pub typing_ttl_ms: u64,
+    pub idempotency_hours: u64,
+    pub command_ids_max: usize,
+    pub conversations_warm_max: usize,
+}
+
+impl Default for LimitSettings {
+    fn default() -> LimitSettings {
+        let limits = Limits::default();
+        LimitSettings {
+            content_bytes_max: limits.content_bytes_max,
+            content_chars_max: limits.content_chars_max,
+            metadata_bytes_max: limits.metadata_bytes_max,
+            id_bytes_max: limits.id_bytes_max,
+            reaction_bytes_max: limits.reaction_bytes_max,
+            name_bytes_max: limits.name_bytes_max,
+            attributes_bytes_max: limits.attributes_bytes_max,
+            participants_max: limits.participants_max,
+            shared_marks_participants_max: limits.shared_marks_participants_max,
+            page_max: limits.page_max,
+            transaction_bytes_max: limits.transaction_bytes_max,
+            turn_queue_max: limits.turn_queue_max,
+            turn_queue_per_user_max: limits.turn_queue_per_user_max,
+            turn_wait_ms_max: millis(limits.turn_wait_max),
+            turn_hooks_ms_max: millis(limits.turn_hooks_max),
+            lane_bytes_max: limits.lane_bytes_max,
+            origin_depth_max: limits.origin_depth_max,
+            kv_key_bytes_max: limits.kv_key_bytes_max,
+            kv_value_bytes_max: limits.kv_value_bytes_max,
+            rate_per_second: limits.rate_per_second,
+            rate_burst: limits.rate_burst,
+            rate_per_hour: limits.rate_per_hour,
+            typing_ttl_ms: millis(limits.typing_ttl),
+            idempotency_hours: limits.idempotency.as_secs() / 3600,
+            command_ids_max: limits.command_ids_max,
+            conversations_warm_max: limits.conversations_warm_max,
+        }
+    }
+}
+
+impl LimitSettings {
+    /// The limits as the engine takes them.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            content_bytes_max: self.content_bytes_max,
+            content_chars_max: self.content_chars_max,
+            metadata_bytes_max: self.metadata_bytes_max,
+            id_bytes_max: self.id_bytes_max,
+            reaction_bytes_max: self.reaction_bytes_max,
+            name_bytes_max: self.name_bytes_max,
+            attributes_bytes_max: self.attributes_bytes_max,
+            participants_max: self.participants_max,
+            shared_marks_participants_max: self.shared_marks_participants_max,
+            page_max: self.page_max,
+            transaction_bytes_max: self.transaction_bytes_max,
+            turn_queue_max: self.turn_queue_max,
+            turn_queue_per_user_max: self.turn_queue_per_user_max,
+            turn_wait_max: Duration::from_millis(self.turn_wait_ms_max),
+            turn_hooks_max: Duration::from_millis(self.turn_hooks_ms_max),
+            lane_bytes_max: self.lane_bytes_max,
+            origin_depth_max: self.origin_depth_max,
+            kv_key_bytes_max: self.kv_key_bytes_max,
+            kv_value_bytes_max: self.kv_value_bytes_max,
+            rate_per_second: self.rate_per_second,
+            rate_burst: self.rate_burst,
+            rate_per_hour: self.rate_per_hour,
+            typing_ttl: Duration::from_millis(self.typing_ttl_ms),
+            idempotency: Duration::from_secs(self.idempotency_hours * 3600),
+            command_ids_max: self.command_ids_max,
+            conversations_warm_max: self.conversations_warm_max,
+        }
+    }
+}
+
+/// `[http]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::HttpSettings, which explains them")]
+pub struct Http {
+    pub connections_max: usize,
+    pub header_read_ms_max: u64,
+    pub headers_max: usize,
+    pub header_bytes_max: usize,
+}
+
+impl Default for Http {
+    fn default() -> Http {
+        let http = HttpSettings::default();
+        Http {
+            connections_max: http.connections_max,
+            header_read_ms_max: millis(http.header_read_timeout),
+            headers_max: http.headers_max,
+            header_bytes_max: http.header_bytes_max,
+        }
+    }
+}
+
+/// `[rest]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::RestSettings, which explains them")]
+pub struct Rest {
+    pub body_bytes_max: usize,
+    pub body_read_ms_max: u64,
+    pub page_default: usize,
+    pub conversations_page_default: usize,
+    pub events_page_max: usize,
+}
+
+impl Default for Rest {
+    fn default() -> Rest {
+        let rest = RestSettings::default();
+        Rest {
+            body_bytes_max: rest.body_bytes_max,
+            body_read_ms_max: millis(rest.body_read_timeout),
+            page_default: rest.page_default,
+            conversations_page_default: rest.conversations_page_default,
+            events_page_max: rest.events_page_max,
+        }
+    }
+}
+
+/// `[ws]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::WsSettings, which explains them")]
+pub struct Ws {
+    pub auth_ms_max: u64,
+    pub heartbeat_ms: u64,
+    pub message_bytes_max: usize,
+    pub message_bytes_before_auth_max: usize,
+    pub fragments_max: usize,
+    pub requests_in_flight_max: usize,
+    pub subscriptions_max: usize,
+    pub cursors_max: usize,
+    pub heads_max: usize,
+    pub replay_events_max: usize,
+    pub batch_max: usize,
+    pub outbox_bytes_max: usize,
+    pub outbox_frames_max: usize,
+    pub stall_ms_max: u64,
+    pub connections_per_user_max: usize,
+    pub frames_per_second: u32,
+    pub frames_burst: u32,
+}
+
+impl Default for Ws {
+    fn default() -> Ws {
+        let ws = WsSettings::default();
+        Ws {
+            auth_ms_max: millis(ws.auth_within),
+            heartbeat_ms: millis(ws.heartbeat),
+            message_bytes_max: ws.message_bytes_max,
+            message_bytes_before_auth_max: ws.message_bytes_before_auth_max,
+            fragments_max: ws.fragments_max,
+            requests_in_flight_max: ws.requests_in_flight_max,
+            subscriptions_max: ws.subscriptions_max,
+            cursors_max: ws.cursors_max,
+            heads_max: ws.heads_max,
+            replay_events_max: ws.replay_events_max,
+            batch_max: ws.batch_max,
+            outbox_bytes_max: ws.outbox_bytes_max,
+            outbox_frames_max: ws.outbox_frames_max,
+            stall_ms_max: millis(ws.stall_max),
+            connections_per_user_max: ws.connections_per_user_max,
+            frames_per_second: ws.frames_per_second,
+            frames_burst: ws.frames_burst,
+        }
+    }
+}
+
+impl Ws {
+    fn gateway(&self) -> WsSettings {
+        WsSettings {
+            auth_within: Duration::from_millis(self.auth_ms_max),
+            heartbeat: Duration::from_millis(self.heartbeat_ms),
+            message_bytes_max: self.message_bytes_max,
+            message_bytes_before_auth_max: self.message_bytes_before_auth_max,
+            fragments_max: self.fragments_max,
+            requests_in_flight_max: self.requests_in_flight_max,
+            subscriptions_max: self.subscriptions_max,
+            cursors_max: self.cursors_max,
+            heads_max: self.heads_max,
+            replay_events_max: self.replay_events_max,
+            batch_max: self.batch_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            outbox_frames_max: self.outbox_frames_max,
+            stall_max: Duration::from_millis(self.stall_ms_max),
+            connections_per_user_max: self.connections_per_user_max,
+            frames_per_second: self.frames_per_second,
+            frames_burst: self.frames_burst,
+        }
+    }
+}
+
+/// `[users]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Users {
+    /// Participants that were never seen are refused.
+    pub reject_unknown: bool,
+    /// Attributes a user may change in the own profile.
+    pub self_editable: Vec<String>,
+    /// Attributes that other users may read.
+    pub public_attributes: Vec<String>,
+}
+
+impl Default for Users {
+    fn default() -> Users {
+        let users = UserSettings::default();
+        Users { reject_unknown: false, self_editable: users.self_editable, public_attributes: users.public_attributes }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Store {
+    /// Entries in the log that the views have not taken yet; beyond it the lane waits.
+    pub backlog_bytes_max: usize,
+    /// Reads that run at the same time.
+    pub readers_max: usize,
+    /// How long entries gather before they are put into the views, unless a read wants them.
+    pub apply_interval_ms: u64,
+    /// The log does not grow beyond this; 0: as far as the disk goes.
+    pub log_bytes_max: u64,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        let store = EmbeddedOptions::default();
+        Store {
+            backlog_bytes_max: store.backlog_bytes_max,
+            readers_max: store.readers_max,
+            apply_interval_ms: millis(store.apply_interval),
+            log_bytes_max: store.log_bytes_max.unwrap_or(0),
+        }
+    }
+}
+
+impl Store {
+    /// What the store is opened with.
+    pub fn options(&self) -> EmbeddedOptions {
+        EmbeddedOptions {
+            backlog_bytes_max: self.backlog_bytes_max,
+            readers_max: self.readers_max,
+            apply_interval: Duration::from_millis(self.apply_interval_ms),
+            log_bytes_max: (self.log_bytes_max > 0).then_some(self.log_bytes_max),
+        }
+    }
+}
+
+/// `[retention]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// How long the text of a message that was deleted for all stays in the log.
+    pub erase_after_hours: u64,
+}
+
+impl Default for Retention {
+    fn default() -> Retention {
+        Retention { erase_after_hours: 24 }
+    }
+}
+
+/// `[plugins]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugins {
+    /// Capabilities a plugin may have when its manifest asks for them; `*` is all.
+    pub grants: Vec<String>,
+    /// The same for one plugin, by its id, instead of `grants`.
+    pub grants_by_plugin: BTreeMap<String, Vec<String>>,
+    /// Loads a plugin again when its files change.
+    pub watch: bool,
+    /// Values for a plugin's own configuration, by plugin id.
+    pub config: BTreeMap<String, BTreeMap<String, toml::Value>>,
+}
+
+impl Default for Plugins {
+    fn default() -> Plugins {
+        Plugins { grants: vec!["*".into()], grants_by_plugin: BTreeMap::new(), watch: false, config: BTreeMap::new() }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,haggle_engine=debug`.
+    pub filter: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { filter: "info".into(), format: LogFormat::Auto }
+    }
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object per line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// `[drain]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Drain {
+    /// How long `/readyz` says 503 before connections are told to go.
+    pub delay_ms: u64,
+    /// Clients are told to come back within this window, each at another moment.
+    pub jitter_ms: u64,
+    /// When the process exits whatever is left.
+    pub within_ms: u64,
+}
+
+impl Default for Drain {
+    fn default() -> Drain {
+        Drain { delay_ms: 0, jitter_ms: 5_000, within_ms: 9_000 }
+    }
+}
+
+impl Settings {
+    /// Where plugins lie.
+    pub fn plugins_dir(&self) -> PathBuf {
+        if self.server.plugins_dir.as_os_str().is_empty() { self.server.data_dir.join("plugins") } else { self.server.plugins_dir.clone() }
+    }
+
+    /// What the transports are told.
+    pub fn gateway(&self) -> GatewaySettings {
+        let Settings { http, rest, ws, users, drain, .. } = self;
+        GatewaySettings {
+            http: HttpSettings {
+                connections_max: http.connections_max,
+                header_read_timeout: Duration::from_millis(http.header_read_ms_max),
+                headers_max: http.headers_max,
+                header_bytes_max: http.header_bytes_max,
+                drain_max: Duration::from_millis(drain.within_ms.saturating_sub(drain.delay_ms)),
+            },
+            rest: RestSettings {
+                body_bytes_max: rest.body_bytes_max,
+                body_read_timeout: Duration::from_millis(rest.body_read_ms_max),
+                page_default: rest.page_default,
+                conversations_page_default: rest.conversations_page_default,
+                events_page_max: rest.events_page_max,
+            },
+            ws: ws.gateway(),
+            users: UserSettings { self_editable: users.self_editable.clone(), public_attributes: users.public_attributes.clone() },
+        }
+    }
+
+    /// Rules that involve more than one key, or that a type cannot say. The first one broken is named.
+    pub fn check(&self) -> Result<(), Failure> {
+        self.check_auth()?;
+        self.check_limits()?;
+        self.check_transports()?;
+        self.check_rest()
+    }
+
+    fn check_auth(&self) -> Result<(), Failure> {
+        if !self.auth.has_key() {
+            return Err(Failure::usage("no key to check tokens with: auth.secret, auth.public_key and auth.jwks are all empty")
+                .hint("set auth.secret (or HAGGLE__AUTH__SECRET), or run `haggle serve --dev` on your own machine"));
+        }
+        if self.auth.dev && !self.server.listen.ip().is_loopback() {
+            return Err(Failure::usage(format!("auth.dev trusts everybody on this machine, and server.listen = \"{}\" is not loopback", self.server.listen))
+                .hint("set auth.secret and auth.dev = false, or listen on 127.0.0.1"));
+        }
+        if self.auth.roles_claim.is_empty() {
+            return Err(Failure::usage("auth.roles_claim is empty").hint("set auth.roles_claim = \"roles\""));
+        }
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), Failure> {
+        let limits = &self.limits;
+        at_least("limits.content_bytes_max", limits.content_bytes_max, 1)?;
+        at_least("limits.content_chars_max", limits.content_chars_max, 1)?;
+        at_least("limits.id_bytes_max", limits.id_bytes_max, 24)?;
+        at_least("limits.participants_max", limits.participants_max, 2)?;
+        at_least("limits.page_max", limits.page_max, 1)?;
+        at_least("limits.turn_queue_max", limits.turn_queue_max, 1)?;
+        at_least("limits.turn_queue_per_user_max", limits.turn_queue_per_user_max, 1)?;
+        at_least("limits.rate_per_second", limits.rate_per_second as usize, 1)?;
+        at_least("limits.rate_burst", limits.rate_burst as usize, 1)?;
+        at_least("limits.conversations_warm_max", limits.conversations_warm_max, 1)?;
+        let message = limits.content_bytes_max + limits.metadata_bytes_max;
+        if message > limits.transaction_bytes_max / 2 {
+            return Err(Failure::usage(format!(
+                "a message of limits.content_bytes_max + limits.metadata_bytes_max = {message} bytes does not fit half of limits.transaction_bytes_max = {}",
+                limits.transaction_bytes_max
+            ))
+            .hint("lower limits.content_bytes_max or limits.metadata_bytes_max"));
+        }
+        at_least("store.readers_max", self.store.readers_max, 1)?;
+        at_least("store.backlog_bytes_max", self.store.backlog_bytes_max, limits.transaction_bytes_max)?;
+        at_least("limits.lane_bytes_max", limits.lane_bytes_max, limits.transaction_bytes_max)
+    }
+
+    fn check_transports(&self) -> Result<(), Failure> {
+        at_least("http.connections_max", self.http.connections_max, 1)?;
+        at_least("http.headers_max", self.http.headers_max, 16)?;
+        // hyper's read buffer takes no less.
+        at_least("http.header_bytes_max", self.http.header_bytes_max, 8 * 1024)?;
+        at_least("rest.body_bytes_max", self.rest.body_bytes_max, 1_024)?;
+        at_least("rest.page_default", self.rest.page_default, 1)?;
+        at_least("rest.conversations_page_default", self.rest.conversations_page_default, 1)?;
+        at_least("ws.message_bytes_max", self.ws.message_bytes_max, 1_024)?;
+        at_least("ws.message_bytes_before_auth_max", self.ws.message_bytes_before_auth_max, 1_024)?;
+        at_least("ws.outbox_frames_max", self.ws.outbox_frames_max, 16)?;
+        at_least("ws.requests_in_flight_max", self.ws.requests_in_flight_max, 1)?;
+        at_least("ws.heartbeat_ms", self.ws.heartbeat_ms as usize, 1_000)
+    }
+
+    fn check_rest(&self) -> Result<(), Failure> {
+        if let Err(error) = tracing_subscriber::EnvFilter::try_new(&self.log.filter) {
+            return Err(Failure::usage(format!("log.filter = \"{}\": {error}", self.log.filter)).hint("log.filter = \"info\""));
+        }
+        if self.drain.delay_ms >= self.drain.within_ms {
+            return Err(Failure::usage(format!("drain.delay_ms = {} leaves nothing of drain.within_ms = {}", self.drain.delay_ms, self.drain.within_ms))
+                .hint("lower drain.delay_ms"));
+        }
+        Ok(())
+    }
+}
+
+fn at_least(key: &str, value: usize, least: usize) -> Result<(), Failure> {
+    if value >= least {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{key} = {value} is too small")).hint(format!("set {key} to {least} or more")))
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}

@@ -1,0 +1,91 @@
+//! Builds the first-party plugins into `target/plugins/<id>/`, the folder that a server loads.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use crate::{
+    steps::{root, run, step, target_dir},
+    wasm::{self, TARGET},
+};
+
+/// A plugin crate of this repository.
+struct Source {
+    /// The crate's folder.
+    dir: PathBuf,
+    /// The crate's name.
+    package: String,
+    /// The plugin's id.
+    id: String,
+    /// What the manifest calls the code.
+    wasm: String,
+}
+
+/// Builds all of them and returns the folder that holds them.
+pub fn build() -> Result<PathBuf> {
+    let sources = sources()?;
+    let toolchain = wasm::find()?;
+    step(&format!("building {} plugins", sources.len()), || {
+        let mut command = toolchain.build();
+        for source in &sources {
+            command.args(["-p", &source.package]);
+        }
+        run(&mut command)
+    })?;
+    let plugins = target_dir().join("plugins");
+    for source in &sources {
+        install(source, &plugins.join(&source.id)).with_context(|| format!("plugin {}", source.id))?;
+    }
+    Ok(plugins)
+}
+
+fn sources() -> Result<Vec<Source>> {
+    let mut dirs: Vec<PathBuf> = fs::read_dir(root().join("plugins"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    dirs.retain(|dir| dir.join("Cargo.toml").is_file());
+    dirs.sort();
+    dirs.into_iter().map(|dir| source(&dir)).collect()
+}
+
+fn source(dir: &Path) -> Result<Source> {
+    let manifest = table(&dir.join("plugin.toml"))?;
+    let id = text(&manifest, "id").with_context(|| format!("{}/plugin.toml has no id", dir.display()))?;
+    let cargo = table(&dir.join("Cargo.toml"))?;
+    let package = cargo.get("package").and_then(toml::Value::as_table).and_then(|package| text(package, "name"));
+    Ok(Source {
+        package: package.with_context(|| format!("{}/Cargo.toml names no package", dir.display()))?,
+        wasm: text(&manifest, "wasm").unwrap_or_else(|| format!("{id}.wasm")),
+        id,
+        dir: dir.to_path_buf(),
+    })
+}
+
+fn table(path: &Path) -> Result<toml::Table> {
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    toml::from_str(&text).with_context(|| format!("{} is no valid TOML", path.display()))
+}
+
+fn text(table: &toml::Table, key: &str) -> Option<String> {
+    table.get(key).and_then(toml::Value::as_str).map(str::to_owned)
+}
+
+fn install(source: &Source, into: &Path) -> Result<()> {
+    let built = target_dir().join("wasm").join(TARGET).join("release").join(format!("{}.wasm", source.package.replace('-', "_")));
+    fs::create_dir_all(into)?;
+    // The code first: a server that watches the folder loads when the manifest fits it.
+    put(&fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?, &into.join(&source.wasm))?;
+    put(&fs::read(source.dir.join("plugin.toml"))?, &into.join("plugin.toml"))
+}
+
+/// Replaces a file whole, and only if it changes: a server may be watching.
+fn put(bytes: &[u8], path: &Path) -> Result<()> {
+    if fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let beside = path.with_extension("new");
+    fs::write(&beside, bytes)?;
+    fs::rename(&beside, path)?;
+    Ok(())
+}
