@@ -15,9 +15,16 @@ use haggle_model::{
     ReservationState, Role, Seq, Shard, UserId,
 };
 
+pub mod decorate;
+pub mod embedded;
 mod error;
+pub mod memory;
+#[cfg(any(test, feature = "suite"))]
+pub mod suite;
 
+pub use embedded::{EmbeddedOptions, EmbeddedStore};
 pub use error::{AppendError, StoreError};
+pub use memory::MemoryStore;
 
 /// A store that can be shared.
 pub type SharedStore = Arc<dyn Store>;
@@ -224,6 +231,17 @@ pub struct PersonalRow {
     pub muted_until: Option<Millis>,
 }
 
+/// Up to so many participants the steps of read marks are kept. A constant, not a setting: views depend on the log alone.
+pub const ADVANCES_PARTICIPANTS_MAX: usize = 256;
+
+/// Who stands as the sender of a message that the server itself wrote.
+pub const SERVER_SENDER: &str = "system";
+
+/// The sender of a message: the actor of its entry.
+fn sender_of(actor: Option<&UserId>) -> UserId {
+    actor.cloned().unwrap_or_else(|| UserId::from(SERVER_SENDER))
+}
+
 /// One step of a user's read mark.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdvanceRow {
@@ -331,6 +349,10 @@ pub struct InboxQuery {
 pub trait Views: Send + Sync {
     /// The conversation, if it was ever created.
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError>;
+
+    /// Seq of the last event and countable messages so far, of any conversation with events: also of those that were never
+    /// created explicitly (personal, plugin).
+    async fn head(&self, id: ConversationId) -> Result<Option<(Seq, u32)>, StoreError>;
 
     /// The user's place, present or past.
     async fn member(&self, id: ConversationId, user: &UserId) -> Result<Option<MemberRow>, StoreError>;

@@ -1,0 +1,249 @@
+//! From the log to the views: the queue between them, and the thread that empties it.
+//!
+//! A read waits until everything that was committed when it began is in the views. That wait wakes the applier at once, so it
+//! is one small batch long; without readers the applier takes what has gathered in an interval.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use haggle_model::{Entry, Pos};
+use parking_lot::{Condvar, Mutex};
+
+use super::{Shared, apply::Batch, row};
+use crate::{AppendError, StoreError};
+
+/// Entries of one transaction of the views.
+const BATCH_ROWS_MAX: usize = 8_192;
+/// How long an append waits for the applier before it gives up, having written nothing.
+const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long the applier waits before it tries again what failed.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// What an entry in the queue takes besides its bytes in the log.
+const ENTRY_OVERHEAD_BYTES: usize = 256;
+
+/// Entries that are committed and not yet in the views.
+pub(super) struct Backlog {
+    state: Mutex<State>,
+    /// The applier has something to do.
+    work: Condvar,
+    /// `applied` has grown, or the applier has failed.
+    progress: Condvar,
+    bytes_max: usize,
+}
+
+struct State {
+    /// The entries after `applied`, but for the first ones while catching up.
+    queue: VecDeque<Queued>,
+    bytes: usize,
+    committed: Pos,
+    applied: Pos,
+    /// A reader waits for this position.
+    wanted: Pos,
+    /// The applier reads from the log itself until it has reached `committed`; nothing is queued meanwhile.
+    catching_up: bool,
+    failure: Option<StoreError>,
+    stopping: bool,
+}
+
+struct Queued {
+    pos: Pos,
+    entry: Arc<Entry>,
+    bytes: usize,
+}
+
+impl Backlog {
+    /// With views that go up to `applied` of a log that goes up to `committed`.
+    pub(super) fn new(applied: Pos, committed: Pos, bytes_max: usize) -> Backlog {
+        let state = State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            committed,
+            applied,
+            wanted: Pos(0),
+            catching_up: applied < committed,
+            failure: None,
+            stopping: false,
+        };
+        Backlog { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new(), bytes_max }
+    }
+
+    /// Waits while the queue is full; an error means that nothing may be appended now.
+    pub(super) fn wait_for_room(&self) -> Result<(), AppendError> {
+        let mut state = self.state.lock();
+        if state.bytes < self.bytes_max {
+            return Ok(());
+        }
+        let deadline = Instant::now() + ROOM_WAIT_MAX;
+        while state.bytes >= self.bytes_max {
+            self.work.notify_one();
+            if self.progress.wait_until(&mut state, deadline).timed_out() {
+                let reason = state.failure.as_ref().map_or_else(|| "the applier is too slow".to_string(), StoreError::to_string);
+                return Err(AppendError::Unavailable(format!("too much is not yet in the views: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what was just committed after `base`; it took `bytes` in the log.
+    pub(super) fn push(&self, base: Pos, entries: Vec<Arc<Entry>>, bytes: usize) {
+        let mut state = self.state.lock();
+        let each = bytes / entries.len().max(1) + ENTRY_OVERHEAD_BYTES;
+        state.committed = Pos(base.0 + entries.len() as u64);
+        if state.catching_up {
+            return;
+        }
+        let idle = state.queue.is_empty();
+        let mut pos = base;
+        for entry in entries {
+            pos = pos.next();
+            state.bytes += each;
+            state.queue.push_back(Queued { pos, entry, bytes: each });
+        }
+        if idle {
+            self.work.notify_one();
+        }
+    }
+
+    /// The log was found to go up to `committed`, perhaps further than what was pushed.
+    pub(super) fn committed_up_to(&self, committed: Pos) {
+        let mut state = self.state.lock();
+        if committed != state.committed {
+            state.committed = committed;
+            state.catch_up();
+        }
+        self.work.notify_one();
+    }
+
+    /// Starts over with empty views.
+    pub(super) fn start_over(&self) {
+        let mut state = self.state.lock();
+        state.applied = Pos(0);
+        state.failure = None;
+        state.catch_up();
+        self.work.notify_one();
+    }
+
+    /// Waits until everything committed by now is in the views; returns up to where that is.
+    pub(super) fn wait_applied(&self) -> Result<Pos, StoreError> {
+        let mut state = self.state.lock();
+        let target = state.committed;
+        while state.applied < target {
+            if let Some(failure) = &state.failure {
+                return Err(failure.clone());
+            }
+            if state.stopping {
+                return Err(StoreError::Unavailable("the store is closing".to_string()));
+            }
+            if state.wanted < target {
+                state.wanted = target;
+                self.work.notify_one();
+            }
+            self.progress.wait(&mut state);
+        }
+        Ok(target)
+    }
+
+    pub(super) fn stop(&self) {
+        self.state.lock().stopping = true;
+        self.work.notify_all();
+        self.progress.notify_all();
+    }
+
+    /// Waits until there is something to apply and somebody wants it or `interval` has passed; `false` when it is time to stop.
+    fn wait_for_work(&self, interval: Duration) -> bool {
+        let mut state = self.state.lock();
+        while state.committed == state.applied && !state.stopping {
+            self.work.wait(&mut state);
+        }
+        let deadline = Instant::now() + interval;
+        while state.is_patient(self.bytes_max) {
+            if self.work.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        !state.stopping
+    }
+
+    /// What comes next; where it is not queued, up to which position to read it from the log.
+    fn next(&self) -> (Pos, Pos, Vec<Arc<Entry>>) {
+        let state = self.state.lock();
+        let queued = state.queue.front().is_some_and(|first| first.pos == state.applied.next());
+        let batch = if queued { state.queue.iter().take(BATCH_ROWS_MAX).map(|queued| queued.entry.clone()).collect() } else { Vec::new() };
+        (state.applied, state.committed, batch)
+    }
+
+    fn applied(&self, applied: Pos) {
+        let mut state = self.state.lock();
+        state.applied = applied;
+        state.failure = None;
+        state.catching_up &= applied < state.committed;
+        while state.queue.front().is_some_and(|first| first.pos <= applied) {
+            let gone = state.queue.pop_front().expect("seen above");
+            state.bytes -= gone.bytes;
+        }
+        self.progress.notify_all();
+    }
+
+    fn failed(&self, error: StoreError) {
+        let mut state = self.state.lock();
+        state.failure = Some(error);
+        self.progress.notify_all();
+        if !state.stopping {
+            self.work.wait_for(&mut state, RETRY_AFTER);
+        }
+    }
+}
+
+impl State {
+    fn catch_up(&mut self) {
+        self.queue.clear();
+        self.bytes = 0;
+        self.catching_up = self.applied < self.committed;
+    }
+
+    /// Nobody waits: gather more.
+    fn is_patient(&self, bytes_max: usize) -> bool {
+        self.wanted <= self.applied && !self.stopping && !self.catching_up && self.bytes < bytes_max / 2
+    }
+}
+
+/// The applier's thread.
+pub(super) fn run(shared: &Arc<Shared>, interval: Duration) {
+    while shared.backlog.wait_for_work(interval) {
+        if let Err(error) = apply_some(shared) {
+            tracing::error!(%error, "the views cannot follow the log; it is tried again");
+            shared.backlog.failed(error);
+        }
+    }
+}
+
+/// Applies one batch. The order of the locks (files, views, backlog) is the same wherever they are taken.
+fn apply_some(shared: &Shared) -> Result<(), StoreError> {
+    let _open = shared.readers.keep_open();
+    let mut views = shared.views.lock();
+    let (applied, committed, mut entries) = shared.backlog.next();
+    if applied == committed {
+        return Ok(());
+    }
+    if entries.is_empty() {
+        let rows = row::read_after(views.connection()?, applied, BATCH_ROWS_MAX.min((committed.0 - applied.0) as usize))?;
+        entries = rows.into_iter().map(|(_, entry)| entry).collect();
+    }
+    let Some(last) = entries.last() else {
+        return Err(StoreError::Corrupt(format!("log.db: position {} is missing", applied.next())));
+    };
+    let last_ts = last.ts;
+    let mut batch = Batch::begin(views.connection()?)?;
+    let mut pos = applied;
+    for entry in &entries {
+        pos = pos.next();
+        batch.apply(pos, entry)?;
+    }
+    batch.commit(pos, last_ts)?;
+    drop(views);
+    shared.backlog.applied(pos);
+    Ok(())
+}

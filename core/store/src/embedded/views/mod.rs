@@ -1,0 +1,201 @@
+//! The answers of the views: each one is a function of a [`Snapshot`].
+
+mod commands;
+mod conversations;
+mod messages;
+mod personal;
+mod plugins;
+
+use async_trait::async_trait;
+use haggle_model::{CommandId, ConversationId, KeyRing, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
+
+use super::{
+    EmbeddedStore, Shared, blocking, only,
+    schema::{VIEWS_FILE, sql_error},
+};
+use crate::{
+    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow, StoreError,
+    TimerRow, UserRow, Views,
+};
+
+/// One moment of the views and of the log behind them.
+struct Snapshot<'a> {
+    conn: &'a Connection,
+    keys: &'a KeyRing,
+}
+
+impl Snapshot<'_> {
+    fn one<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>, StoreError> {
+        self.conn.prepare_cached(sql).and_then(|mut statement| statement.query_row(params, read).optional()).map_err(views_error)
+    }
+
+    fn all<T>(&self, sql: &str, params: impl Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
+        self.conn.prepare_cached(sql).and_then(|mut statement| statement.query_map(params, read)?.collect()).map_err(views_error)
+    }
+}
+
+fn views_error(error: rusqlite::Error) -> StoreError {
+    sql_error(VIEWS_FILE, error)
+}
+
+/// A limit as SQLite takes it.
+fn sql_limit(limit: usize) -> i64 {
+    i64::try_from(limit).unwrap_or(i64::MAX)
+}
+
+fn from_cbor<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, StoreError> {
+    minicbor::decode(bytes).map_err(|error| StoreError::Corrupt(format!("{VIEWS_FILE}: {error}")))
+}
+
+impl Shared {
+    /// Answers from a moment in which everything is in the views that was committed when the call began.
+    fn answer<T>(&self, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let reader = loop {
+            let target = self.backlog.wait_applied()?;
+            let reader = self.readers.open()?;
+            if reader.applied()? >= target {
+                break reader;
+            } // a rebuild began in between
+        };
+        answer(&Snapshot { conn: reader.connection(), keys: &self.keys })
+    }
+}
+
+impl EmbeddedStore {
+    async fn answer<T: Send + 'static>(&self, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+        let _permit = self.shared.readers.permit().await;
+        let shared = self.shared.clone();
+        blocking(move || shared.answer(answer)).await
+    }
+}
+
+#[async_trait]
+impl Views for EmbeddedStore {
+    async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError> {
+        self.answer(move |views| views.conversation(id)).await
+    }
+
+    async fn head(&self, id: ConversationId) -> Result<Option<(Seq, u32)>, StoreError> {
+        self.answer(move |views| views.head(id)).await
+    }
+
+    async fn member(&self, id: ConversationId, user: &UserId) -> Result<Option<MemberRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.member(id, &user)).await
+    }
+
+    async fn members(&self, id: ConversationId, after: Option<&UserId>, limit: usize) -> Result<Vec<MemberRow>, StoreError> {
+        let after = after.cloned();
+        self.answer(move |views| views.members(id, after.as_ref(), limit)).await
+    }
+
+    async fn commands(&self, id: ConversationId, since: Millis, limit: usize) -> Result<Vec<CommandRow>, StoreError> {
+        self.answer(move |views| views.commands(id, since, limit)).await
+    }
+
+    async fn command(&self, id: ConversationId, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
+        self.answer(move |views| views.command(id, command)).await
+    }
+
+    async fn own_numbers(&self, id: ConversationId, user: &UserId, above_n: u32) -> Result<Vec<u32>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.own_numbers(id, &user, above_n)).await
+    }
+
+    async fn deleted(&self, id: ConversationId, above_n: u32) -> Result<Vec<(u32, UserId)>, StoreError> {
+        self.answer(move |views| views.deleted(id, above_n)).await
+    }
+
+    async fn events(&self, id: ConversationId, after: Seq, limit: usize) -> Result<Vec<EventRow>, StoreError> {
+        self.answer(move |views| views.events(id, after, limit)).await
+    }
+
+    async fn messages(&self, id: ConversationId, page: Page, limit: usize, viewer: Option<&UserId>) -> Result<Vec<MessageRow>, StoreError> {
+        let viewer = viewer.cloned();
+        self.answer(move |views| views.messages(id, page, limit, viewer.as_ref())).await
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
+        self.answer(move |views| views.message(id)).await
+    }
+
+    async fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.is_hidden(&user, id)).await
+    }
+
+    async fn advances(&self, id: ConversationId, from_seq: Seq, limit: usize) -> Result<Vec<AdvanceRow>, StoreError> {
+        self.answer(move |views| views.advances(id, from_seq, limit)).await
+    }
+
+    async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.personal(views.owner(&user)?, id)).await
+    }
+
+    async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.inbox(&user, query)).await
+    }
+
+    async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.inbox_row(&user, id)).await
+    }
+
+    async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError> {
+        let (plugin, key) = (plugin.clone(), key.to_string());
+        self.answer(move |views| views.kv_get(scope, &plugin, &key)).await
+    }
+
+    async fn kv_list(&self, scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KvRow>, StoreError> {
+        let (plugin, prefix, after) = (plugin.clone(), prefix.to_string(), after.map(str::to_string));
+        self.answer(move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit)).await
+    }
+
+    async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError> {
+        let (plugin, key) = (plugin.clone(), key.to_string());
+        self.answer(move |views| views.reservation(scope, &plugin, &key)).await
+    }
+
+    async fn timers_due(&self, shard: Shard, until: Millis, limit: usize) -> Result<Vec<TimerRow>, StoreError> {
+        only(shard)?;
+        self.answer(move |views| views.timers_due(until, limit)).await
+    }
+
+    async fn timer(&self, id: ConversationId, plugin: &PluginId, name: &str) -> Result<Option<TimerRow>, StoreError> {
+        let (plugin, name) = (plugin.clone(), name.to_string());
+        self.answer(move |views| views.timer(id, &plugin, &name)).await
+    }
+
+    async fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.user(&user)).await
+    }
+
+    async fn blocks(&self, user: &UserId) -> Result<Vec<UserId>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.blocks(&user)).await
+    }
+
+    async fn notifications(&self, user: &UserId, before: Option<Seq>, unread_only: bool, limit: usize) -> Result<Vec<NotificationRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.notifications(&user, before, unread_only, limit)).await
+    }
+
+    async fn notification(&self, user: &UserId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.notification(&user, seq)).await
+    }
+
+    async fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
+        let user = user.clone();
+        self.answer(move |views| views.notifications_unread(&user)).await
+    }
+
+    async fn rebuild_views(&self) -> Result<(), StoreError> {
+        let shared = self.shared.clone();
+        blocking(move || shared.rebuild_views()).await
+    }
+}
