@@ -1,16 +1,44 @@
-//! The engine's face.
+//! The engine's face: what transports, hosts and the operator call.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
-use haggle_model::{Address, ConversationId, Limits, Millis, PluginId, Seq, UserId};
-use haggle_store::{ConversationRow, FailedDelivery, InboxRow, MemberRow, SharedStore};
+use haggle_model::{Address, CommandId, ConversationId, ErrorCode, KeyRing, Limits, Millis, PluginId, Seq, UserId};
+use haggle_store::{ConversationRow, FailedDelivery, InboxRow, MemberRow, SharedStore, StoreError};
+use tokio::sync::oneshot;
 
 use crate::{
-    Actor, Outcome, Refusal, Reply, Request,
+    Actor, Command, Outcome, ProfilePatch, Refusal, Reply, Request,
     clock::Clock,
-    hub::{Hub, Subscriber},
-    ports::{Hooks, HttpRequest, HttpResponse},
+    conversation::unavailable,
+    deliver, feeds,
+    feeds::Feeds,
+    hub::{Edge, Hub, Subscriber},
+    inner::Inner,
+    lanes::Lane,
+    marks,
+    metrics::Metrics,
+    pipeline,
+    ports::{After, Call, HookError, Hooks, HttpRequest, HttpResponse, Plan},
+    presence,
+    presence::Presence,
+    rates::Rates,
+    scope::{HandlerScope, Place},
+    timers, typing,
+    typing::Typing,
+    warm::Warm,
 };
+
+/// Deleted messages whose text is erased in one go.
+const ERASE_BATCH: usize = 500;
+/// How often deleted messages are looked for.
+const ERASE_EVERY: Duration = Duration::from_secs(60);
+/// How often cursors and times last seen are saved.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long a shutdown waits for the feeds.
+const STOP_MAX: Duration = Duration::from_secs(5);
 
 /// Everything an engine is made of.
 pub struct EngineOptions {
@@ -23,7 +51,7 @@ pub struct EngineOptions {
     /// The wall clock; tests turn it by hand.
     pub clock: Arc<dyn Clock>,
     /// How long the text of deleted messages stays in the log.
-    pub erase_after: std::time::Duration,
+    pub erase_after: Duration,
     /// Participants that were never seen are refused.
     pub reject_unknown_users: bool,
 }
@@ -46,153 +74,371 @@ pub struct Head {
     pub head_n: u32,
     /// The user's unread.
     pub unread: u32,
-    /// When something last happened.
-    pub at: Millis,
 }
 
 /// Durable conversations with plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    pub(crate) inner: Arc<crate::Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
-#[allow(unused_variables, clippy::unused_async)]
 impl Engine {
-    /// Opens the lanes, reads what is due and starts the feeds. Call inside a tokio runtime.
-    pub async fn start(options: EngineOptions) -> Result<Engine, haggle_store::StoreError> {
-        unimplemented!()
+    /// Opens the lanes, reads the cursors and starts the feeds. Call inside a tokio runtime.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn start(options: EngineOptions) -> Result<Engine, StoreError> {
+        let EngineOptions { store, hooks, limits, clock, erase_after, reject_unknown_users } = options;
+        let keys = KeyRing::new(store.installation_secret().await?);
+        let mut lanes = Vec::new();
+        let mut tails = Vec::new();
+        for shard in 0..store.shards() {
+            let shard = haggle_model::Shard(shard);
+            let tail = store.tail(shard).await?;
+            lanes.push(Lane::new(shard, tail, limits.lane_bytes_max));
+            tails.push(tail);
+        }
+        let inner = Arc::new(Inner {
+            rates: Rates::new(&limits),
+            hub: Hub::default(),
+            lanes,
+            warm: Warm::default(),
+            typing: Typing::default(),
+            presence: Presence::default(),
+            feeds: Feeds::default(),
+            marks: marks::Waiting::default(),
+            metrics: Arc::new(Metrics::new()),
+            runtime: tokio::runtime::Handle::current(),
+            users_seen: papaya::HashSet::new(),
+            closing: tokio_util::sync::CancellationToken::new(),
+            tasks: tokio_util::task::TaskTracker::new(),
+            id_seed: process_seed(),
+            id_next: AtomicU64::new(0),
+            store,
+            hooks,
+            limits,
+            clock,
+            keys,
+            erase_after,
+            reject_unknown_users,
+        });
+        inner.metrics.failed_deliveries.set(inner.store.failed_count().await? as f64);
+        for (lane, tail) in inner.lanes.iter().zip(tails) {
+            lane.start(&inner, tail);
+            inner.spawn_until_closed(timers::run(inner.clone(), lane.clone()));
+        }
+        feeds::start(&inner).await?;
+        inner.spawn_until_closed(crate::crons::run(inner.clone()));
+        inner.spawn_until_closed(typing::sweep(inner.clone()));
+        inner.spawn_until_closed(marks::flush(inner.clone()));
+        inner.spawn_until_closed(housekeeping(inner.clone()));
+        inner.spawn_until_closed(erasing(inner.clone()));
+        Ok(Engine { inner })
     }
 
     /// Takes the command's place in its conversation's queue at once, in the order of the calls, and answers through `reply`
     /// when the answer is durable. Never blocks; where nothing waits the command is staged before this returns.
     pub fn submit(&self, request: Request, reply: Reply) {
-        unimplemented!()
+        pipeline::submit(&self.inner, request, reply);
     }
 
-    /// The same for who can wait.
+    /// The same for who can wait. Giving up the future does not take the command back.
     pub async fn execute(&self, request: Request) -> Result<Outcome, Refusal> {
-        unimplemented!()
+        let (done, answer) = oneshot::channel();
+        self.submit(request, Box::new(move |outcome| drop(done.send(outcome))));
+        answer.await.map_err(|_| unavailable())?
     }
 
     /// Moves the actor's marks up to these seqs (never back; above the head counts as the head). Takes no turn.
     /// With a reply it is part of the next commit, without one it may wait up to a second and is merged.
     pub fn mark(&self, actor: &Actor, conversation: ConversationId, delivered: Option<Seq>, read: Option<Seq>, reply: Option<Reply>) {
-        unimplemented!()
+        marks::mark(&self.inner, actor, conversation, delivered, read, reply);
     }
 
     /// A sign of typing; expires by itself. Ignored from who is no participant or is blocked.
     pub fn typing(&self, actor: &Actor, conversation: ConversationId, on: bool) {
-        unimplemented!()
+        self.inner.runtime.spawn(typing::sign(self.inner.clone(), actor.user.clone(), conversation, on));
     }
 
     /// Registers a connection: presence, and pushes from now on.
     pub fn connect(&self, connection: Arc<dyn Subscriber>) {
-        unimplemented!()
+        let user = connection.user().clone();
+        self.connection_changed(&*connection, true, "");
+        if self.inner.hub.connect(connection) == Edge::Changed {
+            self.inner.runtime.spawn(presence::came(self.inner.clone(), user));
+        }
     }
 
     /// Forgets it. `reason` is a short word for metrics and the after-connection hook.
     pub fn disconnect(&self, connection: &dyn Subscriber, reason: &str) {
-        unimplemented!()
+        if self.inner.hub.disconnect(connection.user(), connection.id()) == Edge::Changed {
+            self.inner.runtime.spawn(presence::went(self.inner.clone(), connection.user().clone()));
+        }
+        self.connection_changed(connection, false, reason);
+    }
+
+    fn connection_changed(&self, connection: &dyn Subscriber, open: bool, reason: &str) {
+        let plan = self.inner.hooks.plan();
+        let watchers = plan.connection_watchers();
+        if watchers.is_empty() {
+            return;
+        }
+        let event = After::Connection {
+            session: connection.id().to_owned(),
+            user: connection.user().clone(),
+            transport: connection.transport(),
+            open,
+            reason: reason.to_owned(),
+        };
+        let (engine, actor) = (self.inner.clone(), Actor::user(connection.user().clone(), connection.transport()));
+        self.inner.runtime.spawn(async move {
+            for plugin in watchers {
+                let told = outside(&engine, &plugin, actor.clone(), String::new(), Handler::Connection(event.clone())).await;
+                if let Err(refusal) = told {
+                    tracing::debug!(%plugin, %refusal, "an after-connection hook failed");
+                }
+            }
+        });
     }
 
     /// The connection has joined the conversation (after its membership was checked): it is shown who is online there.
     pub fn joined(&self, connection: &Arc<dyn Subscriber>, conversation: ConversationId) {
-        unimplemented!()
+        self.inner.runtime.spawn(presence::snapshot(self.inner.clone(), connection.clone(), conversation));
     }
 
-    /// A client's hint about its own presence (`user_online`).
+    /// A client's hint about its own presence (`user_online`); ignored from who has no connection.
     pub fn presence_hint(&self, actor: &Actor, online: bool) {
-        unimplemented!()
+        if !self.inner.hub.online(&actor.user) {
+            return;
+        }
+        let (engine, user) = (self.inner.clone(), actor.user.clone());
+        let last_seen = (!online).then(|| engine.clock.now());
+        self.inner.runtime.spawn(async move { presence::tell(&engine, &user, online, last_seen).await });
     }
 
     /// Whether the user has a connection, and when it was last seen.
     pub async fn presence(&self, user: &UserId) -> Result<(bool, Option<Millis>), Refusal> {
-        unimplemented!()
+        let online = self.inner.hub.online(user);
+        Ok((online, if online { None } else { presence::last_seen(&self.inner, user).await }))
     }
 
     /// The present participant's row and the conversation; `not_found` for everybody else. Admins (token role) may read every
-    /// conversation but personal ones: for them the member row may be absent.
+    /// conversation but personal ones, and everybody a broadcast: for them the member row may be absent.
     pub async fn authorize_read(&self, actor: &Actor, conversation: ConversationId) -> Result<(ConversationRow, Option<MemberRow>), Refusal> {
-        unimplemented!()
+        let row = self.inner.store.conversation(conversation).await?.ok_or_else(Refusal::not_found)?;
+        let member = self.inner.store.member(conversation, &actor.user).await?.filter(|member| member.left_seq.is_none());
+        let open = match &row.address {
+            Address::Broadcast(_) => true,
+            Address::Personal(user) => *user == actor.user,
+            Address::Plugin(_) | Address::Kv(..) | Address::Existing(_) => false,
+            Address::Direct(..) | Address::Group(..) | Address::Context(..) => actor.is_admin(),
+        };
+        if member.is_some() || open { Ok((row, member)) } else { Err(Refusal::not_found()) }
     }
 
-    /// The head for this user, if the conversation is warm (no read).
+    /// The head for this user, if the conversation is warm and everything in it is durable (no read).
     pub fn head(&self, conversation: ConversationId, user: &UserId) -> Option<Head> {
-        unimplemented!()
+        let there = self.inner.warm.peek(conversation)?;
+        let guarded = there.guarded.lock();
+        let state = &guarded.state;
+        let settled = !guarded.dead && state.row.is_some() && state.is_settled(there.lane.committed());
+        (settled && state.members.contains_key(user)).then(|| Head { head: state.head, head_n: state.head_n, unread: state.unread(user) })
     }
 
     /// The key of the conversation at the address, probed against collisions.
     pub async fn locate(&self, address: &Address) -> Result<ConversationId, Refusal> {
-        unimplemented!()
+        Ok(self.inner.warmed(address).await?.id)
     }
 
     /// The key of the user's personal conversation (its seqs are the `me` stream).
     pub async fn personal(&self, user: &UserId) -> Result<ConversationId, Refusal> {
-        unimplemented!()
+        self.locate(&Address::Personal(user.clone())).await
     }
 
-    /// The user's list of conversations.
+    /// One row of the user's list of conversations.
     pub async fn inbox_row(&self, user: &UserId, conversation: ConversationId) -> Result<Option<InboxRow>, Refusal> {
-        unimplemented!()
+        Ok(self.inner.store.inbox_row(user, conversation).await?)
     }
 
     /// The first authenticated request of a user makes an empty profile. Cheap for users seen before by this process.
     pub async fn see_user(&self, user: &UserId) -> Result<(), Refusal> {
-        unimplemented!()
+        if self.inner.users_seen.pin().contains(user) {
+            return Ok(());
+        }
+        if self.inner.store.user(user).await?.is_none() {
+            let command = Command::UpdateProfile { user: user.clone(), patch: ProfilePatch::default() };
+            self.execute(Request::new(Actor::server(), command)).await?;
+        }
+        self.inner.users_seen.pin().insert(user.clone());
+        Ok(())
     }
 
     /// Runs a plugin's route, outside any turn; what it writes commits in the plugin's own conversation.
     pub async fn http(&self, actor: Actor, trace_id: String, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, Refusal> {
-        unimplemented!()
+        let response = outside(&self.inner, plugin, actor, trace_id, Handler::Http(request)).await?;
+        response.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the route gave no response"))
     }
 
     /// Failed deliveries above `after`.
     pub async fn failed_deliveries(&self, after: u64, limit: usize) -> Result<Vec<FailedDelivery>, Refusal> {
-        unimplemented!()
+        Ok(self.inner.store.failed(after, limit).await?)
     }
 
     /// Tries a failed delivery once more; it is forgotten when that works.
     pub async fn replay_delivery(&self, id: u64) -> Result<(), Refusal> {
-        unimplemented!()
+        let failed = self.inner.store.failed(id.saturating_sub(1), 1).await?;
+        let failed = failed.into_iter().find(|failed| failed.id == id).ok_or_else(Refusal::not_found)?;
+        feeds::replay(&self.inner, &failed).await?;
+        self.drop_delivery(id).await.map(drop)
     }
 
     /// Forgets a failed delivery.
     pub async fn drop_delivery(&self, id: u64) -> Result<bool, Refusal> {
-        unimplemented!()
+        let dropped = self.inner.store.remove_failed(id).await?;
+        if dropped {
+            self.inner.metrics.failed_deliveries.decrement(1.0);
+        }
+        Ok(dropped)
     }
 
     /// Answers every conversation's views directly; reads only.
     pub fn store(&self) -> &SharedStore {
-        unimplemented!()
+        &self.inner.store
     }
 
     /// The connections.
     pub fn hub(&self) -> &Hub {
-        unimplemented!()
+        &self.inner.hub
     }
 
     /// The active plugins.
     pub fn hooks(&self) -> &Arc<dyn Hooks> {
-        unimplemented!()
+        &self.inner.hooks
     }
 
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
-        unimplemented!()
+        &self.inner.limits
     }
 
     /// The wall clock.
     pub fn now(&self) -> Millis {
-        unimplemented!()
+        self.inner.clock.now()
     }
 
     /// How firmly it serves.
     pub fn health(&self) -> Health {
-        unimplemented!()
+        if self.inner.lanes.iter().any(|lane| lane.has_failed()) { Health::ReadOnly } else { Health::Ready }
     }
 
     /// Finishes what is staged, stops feeds and lanes, saves cursors. Commands after it are `unavailable`.
     pub async fn shutdown(&self) {
-        unimplemented!()
+        let inner = self.inner.clone();
+        marks::flush_now(&inner);
+        inner.closing.cancel();
+        inner.tasks.close();
+        if tokio::time::timeout(STOP_MAX, inner.tasks.wait()).await.is_err() {
+            tracing::warn!("feeds did not stop in time; what they did last may be repeated after the start, without effect");
+        }
+        let lanes = inner.lanes.clone();
+        // Joining the writer threads blocks.
+        let closed = tokio::task::spawn_blocking(move || lanes.iter().for_each(|lane| lane.close())).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "a lane did not close");
+        }
+        feeds::save(&inner).await;
+        presence::save(&inner).await;
+    }
+}
+
+/// What may run outside any turn, in a plugin's own conversation.
+#[derive(Clone)]
+pub(crate) enum Handler {
+    Connection(After),
+    Http(HttpRequest),
+    Cron { name: String, due: Millis },
+}
+
+impl Handler {
+    async fn run(&self, plan: &dyn Plan, scope: &HandlerScope, plugin: &PluginId) -> Result<Option<HttpResponse>, HookError> {
+        match self {
+            Handler::Connection(event) => plan.after(scope, plugin, event).await.map(|()| None),
+            Handler::Http(request) => plan.http(scope, plugin, request.clone()).await.map(Some),
+            Handler::Cron { name, due } => plan.timer(scope, plugin, name, *due, "").await.map(|()| None),
+        }
+    }
+}
+
+/// Runs a handler of a plugin outside any turn and commits what it writes in the plugin's own conversation.
+pub(crate) async fn outside(
+    engine: &Arc<Inner>,
+    plugin: &PluginId,
+    actor: Actor,
+    trace_id: String,
+    handler: Handler,
+) -> Result<Option<HttpResponse>, Refusal> {
+    const RUNS_MAX: u32 = 3;
+    let address = Address::Plugin(plugin.clone());
+    let conversation = engine.warmed(&address).await?;
+    let plan = engine.hooks.plan();
+    let command = engine.fresh_command();
+    for _ in 0..RUNS_MAX {
+        let call = Call { command, actor: actor.clone(), trace_id: trace_id.clone(), now: engine.clock.now(), conversation: None, origin: Vec::new() };
+        let scope = HandlerScope::new(engine, &conversation, Place::OutsideTurn, call);
+        let response = match handler.run(&*plan, &scope, plugin).await {
+            Ok(response) => response,
+            Err(error) => {
+                scope.release().await;
+                let code = if error.kind == "gone" { ErrorCode::NotFound } else { ErrorCode::PluginError };
+                return Err(Refusal::new(code, format!("the plugin failed: {}", error.kind)).by_plugin(plugin.as_str(), error.kind));
+            }
+        };
+        if deliver::commit(engine, &plan, scope, conversation.id, Some(address.clone()), command).await? {
+            return Ok(response);
+        }
+    }
+    Err(Refusal::new(ErrorCode::Conflict, "what the handler read kept changing under it"))
+}
+
+/// Random per process: the standard library seeds its hashers from the operating system.
+fn process_seed() -> [u8; 16] {
+    use std::hash::{BuildHasher, RandomState};
+    let random = || RandomState::new().hash_one(std::process::id()).to_be_bytes();
+    CommandId::hash(&[b"process", &random(), &random()]).0
+}
+
+/// Saves cursors and times last seen, forgets idle conversations, keeps gauges.
+async fn housekeeping(engine: Arc<Inner>) {
+    let mut tick = tokio::time::interval(SAVE_EVERY);
+    loop {
+        tick.tick().await;
+        feeds::save(&engine).await;
+        presence::save(&engine).await;
+        engine.warm.evict(engine.limits.conversations_warm_max);
+        engine.metrics.warm.set(engine.warm.len() as f64);
+        engine.metrics.users_online.set(engine.hub.users_online() as f64);
+    }
+}
+
+/// Erases the text of messages deleted long enough ago.
+async fn erasing(engine: Arc<Inner>) {
+    let mut tick = tokio::time::interval(ERASE_EVERY.min(engine.erase_after.max(Duration::from_secs(1))));
+    loop {
+        tick.tick().await;
+        loop {
+            let before = engine.clock.now() - engine.erase_after.as_millis() as Millis;
+            match engine.store.erase_deleted(before, ERASE_BATCH).await {
+                Ok(erased) => {
+                    engine.metrics.erased.increment(erased as u64);
+                    if erased < ERASE_BATCH {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot erase deleted messages; it is tried again");
+                    break;
+                }
+            }
+        }
     }
 }

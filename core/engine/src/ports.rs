@@ -375,8 +375,8 @@ pub trait Plan: Send + Sync {
     /// Answers a request for a plugin's route.
     async fn http(&self, scope: &dyn Scope, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError>;
 
-    /// Plugin-wide timers of the manifests: (plugin, name, cron line).
-    fn crons(&self) -> Vec<(PluginId, String, String)>;
+    /// Cron lines of the manifests that fell due after `after` and not after `until`: (plugin, timer name, latest due time), once each.
+    fn crons_due(&self, after: Millis, until: Millis) -> Vec<(PluginId, String, Millis)>;
 }
 
 /// One handler's (or chain's) transaction in the making.
@@ -588,7 +588,7 @@ impl Plan for NoPlugins {
     async fn http(&self, _: &dyn Scope, plugin: &PluginId, _: HttpRequest) -> Result<HttpResponse, HookError> {
         Err(gone(plugin, Hook::Http))
     }
-    fn crons(&self) -> Vec<(PluginId, String, String)> {
+    fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {
         Vec::new()
     }
 }

@@ -28,6 +28,9 @@ pub enum Address {
     /// One of the parts of a plugin's global kv.
     #[n(6)]
     Kv(#[n(0)] PluginId, #[n(1)] u8),
+    /// A conversation that exists already, by its key. Only as the target of an outgoing item; no conversation is created under it.
+    #[n(7)]
+    Existing(#[n(0)] ConversationId),
 }
 
 impl Address {
@@ -48,7 +51,7 @@ impl Address {
         match self {
             Address::Direct(..) => ConversationKind::Direct,
             Address::Group(..) => ConversationKind::Group,
-            Address::Context(..) => ConversationKind::Context,
+            Address::Context(..) | Address::Existing(_) => ConversationKind::Context,
             Address::Broadcast(..) => ConversationKind::Broadcast,
             Address::Personal(..) | Address::Plugin(..) | Address::Kv(..) => ConversationKind::Personal,
         }

@@ -123,6 +123,9 @@ pub struct OutgoingItem {
     /// What it does there.
     #[n(1)]
     pub what: Outgoing,
+    /// The plugin that asked for it; it joins the entry's origin.
+    #[n(2)]
+    pub by: Option<PluginId>,
 }
 
 /// What an entry of one conversation asks of another.

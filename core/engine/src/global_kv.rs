@@ -1,0 +1,252 @@
+//! Plugin kv that all conversations share, and reservations in it.
+//!
+//! A key lives in a part of its plugin's kv; the part is a conversation of its own, so that its shard decides who gets a key.
+//! Reading and reserving take no turn: they stage optimistically, on what they have seen.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use haggle_model::{
+    Address, CommandId, ConversationId, Effects, ErrorCode, Event, KvChange, Millis, Outgoing, OutgoingItem, PluginId, Reservation, ReservationState, UserId,
+};
+use tokio::sync::oneshot;
+
+use crate::{
+    Inner, Outcome, Refusal,
+    commands_seen::Seen,
+    conversation::{Conversation, unavailable},
+    transaction::{Item, Stamp, Transaction},
+};
+
+/// A pending reservation older than this is settled by who meets it.
+const SETTLE_AFTER_MS: Millis = 10_000;
+/// How often a step looks again because something was staged meanwhile.
+const LOOKS_MAX: usize = 32;
+
+/// The parts in which keys live, in the order in which they are acquired.
+pub(crate) fn by_part(plugin: &PluginId, keys: &[String]) -> Vec<(Address, Vec<String>)> {
+    let mut parts: BTreeMap<u8, (Address, Vec<String>)> = BTreeMap::new();
+    for key in keys {
+        let address = Address::kv(plugin, key);
+        let Address::Kv(_, part) = address else { unreachable!("Address::kv makes kv parts") };
+        parts.entry(part).or_insert_with(|| (address, Vec::new())).1.push(key.clone());
+    }
+    parts.into_values().collect()
+}
+
+/// What the holder's transaction carries so that its reservation stays.
+pub(crate) fn keep(plugin: &PluginId, keys: &[String], holder: CommandId) -> Vec<OutgoingItem> {
+    let item = |(to, keys)| OutgoingItem { to, what: Outgoing::Keep { plugin: plugin.clone(), keys, holder }, by: Some(plugin.clone()) };
+    by_part(plugin, keys).into_iter().map(item).collect()
+}
+
+/// The value of a key: a kept reservation's, one's own, or what was set.
+pub(crate) async fn get(engine: &Arc<Inner>, plugin: &PluginId, key: &str, command: CommandId) -> Result<Option<Vec<u8>>, Refusal> {
+    let address = Address::kv(plugin, key);
+    let part = engine.warmed(&address).await?;
+    let cell = Cell::read(engine, &part, plugin, key).await?;
+    let held = cell.held.filter(|held| held.kept || held.holder == command).map(|held| held.value);
+    Ok(held.or(cell.value))
+}
+
+/// Set-if-absent of all keys for `command`, which runs in `holder`'s turn: all or none.
+pub(crate) async fn reserve(
+    engine: &Arc<Inner>,
+    plugin: &PluginId,
+    keys: &[String],
+    value: &[u8],
+    command: CommandId,
+    holder: ConversationId,
+) -> Result<bool, Refusal> {
+    let mut got: Vec<String> = Vec::new();
+    for (address, keys) in by_part(plugin, keys) {
+        let part = engine.warmed(&address).await?;
+        match reserve_in(engine, &part, &address, plugin, &keys, value, command, holder).await {
+            Ok(true) => got.extend(keys),
+            other => {
+                give_back(engine, plugin, &got, command).await;
+                return other;
+            }
+        }
+    }
+    Ok(true)
+}
+
+#[allow(clippy::too_many_arguments, reason = "one step of reserve")]
+async fn reserve_in(
+    engine: &Arc<Inner>,
+    part: &Arc<Conversation>,
+    address: &Address,
+    plugin: &PluginId,
+    keys: &[String],
+    value: &[u8],
+    command: CommandId,
+    holder: ConversationId,
+) -> Result<bool, Refusal> {
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        let mut wanted = Vec::new();
+        for key in keys {
+            let cell = Cell::read(engine, part, plugin, key).await?;
+            match cell.held {
+                Some(held) if held.holder == command => continue,
+                Some(held) if held.kept || engine.clock.now() - held.since < SETTLE_AFTER_MS => return Ok(false),
+                Some(held) => {
+                    if !settle(engine, &held).await? {
+                        return Ok(false);
+                    }
+                }
+                None if cell.value.is_some() => return Ok(false),
+                None => {}
+            }
+            let state = ReservationState { holder: command, conversation: holder, value: value.to_vec(), since: engine.clock.now(), kept: false };
+            wanted.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: Some(state) });
+        }
+        if wanted.is_empty() || stage(engine, part, address, Effects { reservations: wanted, ..Effects::default() }, seen).await? {
+            return Ok(true);
+        }
+    }
+    Err(busy())
+}
+
+/// Gives back what `command` holds of these keys and has not kept. Best effort: what stays pending is settled by who meets it.
+pub(crate) async fn give_back(engine: &Arc<Inner>, plugin: &PluginId, keys: &[String], command: CommandId) {
+    for (address, keys) in by_part(plugin, keys) {
+        let released = release_in(engine, &address, plugin, &keys, |held| held.holder == command && !held.kept).await;
+        if let Err(refusal) = released {
+            tracing::warn!(%plugin, %refusal, "a reservation could not be given back; it is settled when somebody meets it");
+        }
+    }
+}
+
+/// Applies an outgoing item to a part of the kv.
+pub(crate) async fn deliver(engine: &Arc<Inner>, address: &Address, what: &Outgoing) -> Result<(), Refusal> {
+    match what {
+        Outgoing::Kv(changes) => set_in(engine, address, changes).await,
+        Outgoing::Keep { plugin, keys, holder } => keep_in(engine, address, plugin, keys, *holder).await,
+        Outgoing::Release { plugin, keys, holder } => {
+            release_in(engine, address, plugin, keys, |held| holder.is_none_or(|holder| held.holder == holder)).await
+        }
+        _ => Err(Refusal::new(ErrorCode::Internal, "not an item for a part of the kv")),
+    }
+}
+
+async fn set_in(engine: &Arc<Inner>, address: &Address, changes: &[KvChange]) -> Result<(), Refusal> {
+    let part = engine.warmed(address).await?;
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        if stage(engine, &part, address, Effects { kv: changes.to_vec(), ..Effects::default() }, seen).await? {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+async fn keep_in(engine: &Arc<Inner>, address: &Address, plugin: &PluginId, keys: &[String], holder: CommandId) -> Result<(), Refusal> {
+    let part = engine.warmed(address).await?;
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        let mut kept = Vec::new();
+        for key in keys {
+            let held = Cell::read(engine, &part, plugin, key).await?.held;
+            if let Some(held) = held.filter(|held| held.holder == holder && !held.kept) {
+                kept.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: Some(ReservationState { kept: true, ..held }) });
+            }
+        }
+        if kept.is_empty() || stage(engine, &part, address, Effects { reservations: kept, ..Effects::default() }, seen).await? {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+async fn release_in(
+    engine: &Arc<Inner>,
+    address: &Address,
+    plugin: &PluginId,
+    keys: &[String],
+    matches: impl Fn(&ReservationState) -> bool,
+) -> Result<(), Refusal> {
+    let part = engine.warmed(address).await?;
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        let mut freed = Vec::new();
+        for key in keys {
+            if Cell::read(engine, &part, plugin, key).await?.held.is_some_and(|held| matches(&held)) {
+                freed.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: None });
+            }
+        }
+        if freed.is_empty() || stage(engine, &part, address, Effects { reservations: freed, ..Effects::default() }, seen).await? {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+fn busy() -> Refusal {
+    Refusal::new(ErrorCode::Overloaded, "too many changes of one part of the global kv at once").after(Duration::from_millis(100))
+}
+
+/// Stages effects of a part and waits until they are durable; `false` when something was staged since `seen`.
+async fn stage(engine: &Arc<Inner>, part: &Arc<Conversation>, address: &Address, effects: Effects, seen: u64) -> Result<bool, Refusal> {
+    let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
+    let mut transaction = Transaction { effects, ..Transaction::default() };
+    if part.with_state(|state| state.row.is_none()) {
+        transaction.items.push(Item::new(&UserId::from(""), crate::pipeline::created(address, None)));
+    }
+    let stamp = Stamp { command: engine.fresh_command(), digest: 0, remember: false, at: engine.clock.now() };
+    let reply = Box::new(move |outcome| drop(done.send(outcome)));
+    let staged = part.stage_if(engine, transaction, stamp, Some(reply), |state| state.last_ticket == seen).map_err(|(refusal, _)| refusal)?;
+    if staged {
+        committed.await.map_err(|_| unavailable())??;
+    }
+    Ok(staged)
+}
+
+/// Decides about a pending reservation of somebody else: `true` when it is free now.
+async fn settle(engine: &Arc<Inner>, held: &ReservationState) -> Result<bool, Refusal> {
+    let holder = engine.warmed_id(held.conversation).await?;
+    for _ in 0..LOOKS_MAX {
+        let (seen, known) = holder.with_state(|state| (state.last_ticket, state.commands.get(held.holder)));
+        let staged = match known {
+            Seen::Yes(_) => true,
+            // A command that was not asked to be remembered is found in the store by its entry.
+            Seen::No | Seen::Maybe => engine.store.command(held.conversation, held.holder).await?.is_some(),
+        };
+        if staged {
+            return Ok(false);
+        }
+        let item = Item::new(&UserId::from(""), Event::Void(held.holder));
+        let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
+        let stamp = Stamp { command: engine.fresh_command(), digest: 0, remember: false, at: engine.clock.now() };
+        let reply = Box::new(move |outcome| drop(done.send(outcome)));
+        let voided = holder.stage_if(engine, Transaction::of(item), stamp, Some(reply), |state| state.last_ticket == seen);
+        if voided.map_err(|(refusal, _)| refusal)? {
+            committed.await.map_err(|_| unavailable())??;
+            return Ok(true);
+        }
+    }
+    Err(busy())
+}
+
+/// What stands at one key.
+struct Cell {
+    held: Option<ReservationState>,
+    value: Option<Vec<u8>>,
+}
+
+impl Cell {
+    async fn read(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Cell, Refusal> {
+        let (held, change) = part.with_state(|state| (state.staged_reservation(plugin, key).map(|held| held.cloned()), state.staged_kv(plugin, key).cloned()));
+        let held = match held {
+            Some(held) => held,
+            None => engine.store.reservation(part.id, plugin, key).await?,
+        };
+        let now = engine.clock.now();
+        let alive = |expires_at: Option<Millis>| expires_at.is_none_or(|expires_at| expires_at > now);
+        let value = match change {
+            Some(change) => alive(change.expires_at).then_some(change.value).flatten(),
+            None => engine.store.kv_get(part.id, plugin, key).await?.filter(|row| alive(row.expires_at)).map(|row| row.value),
+        };
+        Ok(Cell { held, value })
+    }
+}

@@ -1,0 +1,363 @@
+//! The single writer of a shard: takes what is staged, appends it in one durable step, answers, publishes.
+//!
+//! A lane is a thread of its own and waits for no timer: the next commit starts when the last one ends, with whatever has been
+//! staged meanwhile.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use haggle_model::{Entry, ErrorCode, Event, Micros, Pos, Shard};
+use haggle_store::{AppendError, Tail};
+use parking_lot::{Condvar, Mutex};
+
+use crate::{
+    Inner, Outcome, Refusal, Reply,
+    conversation::{Conversation, staged_entries, unavailable},
+    metrics::Metrics,
+    publish,
+    transaction::{Emit, StagedEntry},
+};
+
+/// Entries of one group commit. More wait for the next.
+const GROUP_ENTRIES_MAX: usize = 4_096;
+/// How long the lane waits before it tries a failed store again.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A transaction (or, without entries, an answer) on its way to disk.
+pub(crate) struct Staged {
+    pub ticket: u64,
+    pub conversation: Arc<Conversation>,
+    pub entries: Vec<StagedEntry>,
+    pub emits: Vec<Emit>,
+    pub reply: Option<(Reply, Result<Outcome, Refusal>)>,
+    pub bytes: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    staged: Vec<Staged>,
+    bytes: usize,
+    /// Of the last thing staged.
+    ticket: u64,
+    ts: Micros,
+    /// The thread sleeps.
+    parked: bool,
+    closing: bool,
+    failed: bool,
+}
+
+/// Who is told of a commit. A feed that nobody needs costs the lane nothing.
+#[derive(Default)]
+pub(crate) struct News {
+    /// Something is for another conversation.
+    pub outgoing: tokio::sync::Notify,
+    /// Something was written, and there are plugins with after-hooks.
+    pub after: tokio::sync::Notify,
+    /// A timer was set or removed.
+    pub timers: tokio::sync::Notify,
+    pub has_consumers: AtomicBool,
+}
+
+/// One shard's writer.
+pub(crate) struct Lane {
+    pub shard: Shard,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    committed: AtomicU64,
+    failed: AtomicBool,
+    bytes_max: usize,
+    /// What is new for feeds: told after commits that matter to them.
+    pub news: News,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+}
+
+type Unsent = (Entry, Option<Box<haggle_store::MessageRow>>);
+
+impl Lane {
+    /// A lane that continues after `tail`; [`Lane::start`] makes it run.
+    pub fn new(shard: Shard, tail: Tail, bytes_max: usize) -> Arc<Lane> {
+        Arc::new(Lane {
+            shard,
+            queue: Mutex::new(Queue { ts: tail.ts, ..Queue::default() }),
+            wake: Condvar::new(),
+            committed: AtomicU64::new(0),
+            failed: AtomicBool::new(false),
+            bytes_max,
+            news: News::default(),
+            thread: Mutex::new(None),
+        })
+    }
+
+    /// Starts the writer thread.
+    pub fn start(self: &Arc<Self>, engine: &Arc<Inner>, tail: Tail) {
+        let writer = Writer { lane: self.clone(), engine: Arc::downgrade(engine), runtime: engine.runtime.clone(), metrics: engine.metrics.clone(), tail };
+        let thread = std::thread::Builder::new().name(format!("lane-{}", self.shard)).spawn(move || writer.run());
+        *self.thread.lock() = thread.map_err(|error| tracing::error!(%error, "cannot start a lane's thread")).ok();
+    }
+
+    /// The last ticket that is durable (or has been refused for ever).
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Acquire)
+    }
+
+    /// The store takes no writes now.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Stages entries: gives them their time and a ticket. Call under the conversation's lock, so that the order here is that of the seqs.
+    #[allow(clippy::type_complexity, reason = "the refused transaction goes back with its reply")]
+    pub fn push(&self, entries: Vec<Unsent>, build: impl FnOnce(u64, Vec<StagedEntry>) -> Staged) -> Result<(u64, Vec<Arc<Entry>>), (Refusal, Option<Staged>)> {
+        let mut queue = self.queue.lock();
+        if let Some(refusal) = self.refuses(&queue) {
+            return Err((refusal, Some(build(0, Vec::new()))));
+        }
+        queue.ticket += 1;
+        let ticket = queue.ticket;
+        let staged = staged_entries(entries, &mut queue.ts, now_micros());
+        let entries = staged.iter().map(|staged| staged.entry.clone()).collect();
+        let staged = build(ticket, staged);
+        queue.bytes += staged.bytes;
+        self.put(&mut queue, staged);
+        Ok((ticket, entries))
+    }
+
+    /// An answer that writes nothing and leaves after everything staged before it.
+    pub fn answer(&self, conversation: Arc<Conversation>, reply: Reply, answer: Result<Outcome, Refusal>) {
+        let mut queue = self.queue.lock();
+        if queue.failed || queue.closing {
+            drop(queue);
+            return reply(Err(unavailable()));
+        }
+        let ticket = queue.ticket;
+        self.put(&mut queue, Staged { ticket, conversation, entries: Vec::new(), emits: Vec::new(), reply: Some((reply, answer)), bytes: 0 });
+    }
+
+    fn put(&self, queue: &mut Queue, staged: Staged) {
+        queue.staged.push(staged);
+        if std::mem::take(&mut queue.parked) {
+            self.wake.notify_one();
+        }
+    }
+
+    fn refuses(&self, queue: &Queue) -> Option<Refusal> {
+        if queue.failed {
+            Some(read_only())
+        } else if queue.closing {
+            Some(unavailable())
+        } else if queue.bytes > self.bytes_max {
+            let message = format!("{} bytes wait for the disk, limits.lane_bytes_max is {}", queue.bytes, self.bytes_max);
+            Some(Refusal::new(ErrorCode::Overloaded, message).after(Duration::from_secs(1)))
+        } else {
+            None
+        }
+    }
+
+    /// Writes what is staged, then ends the thread.
+    pub fn close(&self) {
+        {
+            let mut queue = self.queue.lock();
+            queue.closing = true;
+            queue.parked = false;
+            self.wake.notify_one();
+        }
+        if let Some(thread) = self.thread.lock().take() {
+            // The thread catches its own errors; a panic there has been printed already.
+            let _ = thread.join();
+        }
+    }
+
+    fn take(&self, idle: Duration) -> Option<Vec<Staged>> {
+        let mut queue = self.queue.lock();
+        while queue.staged.is_empty() {
+            if queue.closing {
+                return None;
+            }
+            queue.parked = true;
+            if self.wake.wait_for(&mut queue, idle).timed_out() {
+                queue.parked = false;
+                return Some(Vec::new());
+            }
+        }
+        queue.parked = false;
+        let mut entries = 0;
+        let fits = queue.staged.iter().position(|staged| {
+            entries += staged.entries.len();
+            entries > GROUP_ENTRIES_MAX
+        });
+        let take = fits.unwrap_or(queue.staged.len()).max(1);
+        let rest = queue.staged.split_off(take);
+        let group = std::mem::replace(&mut queue.staged, rest);
+        queue.bytes -= group.iter().map(|staged| staged.bytes).sum::<usize>();
+        Some(group)
+    }
+}
+
+/// The refusal while the store takes no writes.
+pub(crate) fn read_only() -> Refusal {
+    Refusal::new(ErrorCode::ReadOnly, "the store takes no writes; the operator has been told").after(Duration::from_secs(5))
+}
+
+fn now_micros() -> Micros {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+}
+
+struct Writer {
+    lane: Arc<Lane>,
+    engine: Weak<Inner>,
+    runtime: tokio::runtime::Handle,
+    metrics: Arc<Metrics>,
+    tail: Tail,
+}
+
+impl Writer {
+    fn run(mut self) {
+        // The idle time only bounds how long a forgotten engine keeps its thread.
+        while let Some(group) = self.lane.take(Duration::from_secs(5)) {
+            let Some(engine) = self.engine.upgrade() else { return };
+            if !group.is_empty() {
+                self.commit(&engine, group);
+            }
+        }
+    }
+
+    fn commit(&mut self, engine: &Arc<Inner>, group: Vec<Staged>) {
+        let entries: Vec<Arc<Entry>> = group.iter().flat_map(|staged| &staged.entries).map(|staged| staged.entry.clone()).collect();
+        if !entries.is_empty() {
+            let (started, count) = (Instant::now(), entries.len());
+            match self.runtime.block_on(engine.store.append(self.lane.shard, self.tail, entries)) {
+                Ok(tail) => self.tail = tail,
+                Err(error) => return self.fail(engine, group, &error),
+            }
+            self.metrics.commit_seconds.record(started.elapsed().as_secs_f64());
+            self.metrics.commit_entries.record(count as f64);
+        }
+        let ticket = group.last().map_or(0, |staged| staged.ticket);
+        self.lane.committed.store(ticket, Ordering::Release);
+        self.answer_and_publish(engine, group);
+    }
+
+    fn answer_and_publish(&self, engine: &Arc<Inner>, mut group: Vec<Staged>) {
+        let (mut outgoing, mut timers, mut wrote) = (false, false, false);
+        for staged in &mut group {
+            if let Some((reply, answer)) = staged.reply.take() {
+                reply(answer);
+            }
+        }
+        for staged in group {
+            for entry in staged.entries {
+                wrote = true;
+                outgoing |= !entry.entry.effects.outgoing.is_empty();
+                timers |= !entry.entry.effects.timers.is_empty();
+                self.metrics.committed(&entry.entry.event);
+                publish::entry(&engine.hub, &staged.conversation, entry, engine.limits.shared_marks_participants_max);
+            }
+            for emit in staged.emits {
+                publish::emit(&engine.hub, emit);
+            }
+        }
+        if outgoing {
+            self.lane.news.outgoing.notify_one();
+        }
+        if timers {
+            self.lane.news.timers.notify_one();
+        }
+        if wrote && self.lane.news.has_consumers.load(Ordering::Relaxed) {
+            self.lane.news.after.notify_waiters();
+        }
+    }
+
+    /// Nothing of the group, and nothing staged on top of it, may be acknowledged; memory is reloaded from what is durable.
+    fn fail(&mut self, engine: &Arc<Inner>, group: Vec<Staged>, error: &AppendError) {
+        tracing::error!(shard = %self.lane.shard, %error, "the store refused an append; no writes until it has recovered");
+        self.lane.failed.store(true, Ordering::Relaxed);
+        self.metrics.store_failed.set(1.0);
+        let rest = {
+            let mut queue = self.lane.queue.lock();
+            queue.failed = true;
+            queue.bytes = 0;
+            std::mem::take(&mut queue.staged)
+        };
+        engine.warm.kill(self.lane.shard);
+        for staged in group.into_iter().chain(rest) {
+            if let Some((reply, _)) = staged.reply {
+                reply(Err(unavailable()));
+            }
+        }
+        self.recover(engine);
+    }
+
+    fn recover(&mut self, engine: &Arc<Inner>) {
+        let was = self.tail.pos;
+        loop {
+            std::thread::sleep(RECOVERY_PAUSE);
+            if self.lane.queue.lock().closing {
+                return;
+            }
+            match self.runtime.block_on(self.prove(engine)) {
+                Ok(tail) => {
+                    self.tail = tail;
+                    break;
+                }
+                Err(error) => tracing::warn!(shard = %self.lane.shard, %error, "the store has not recovered yet"),
+            }
+        }
+        {
+            let mut queue = self.lane.queue.lock();
+            queue.failed = false;
+            queue.ts = queue.ts.max(self.tail.ts);
+            self.lane.committed.store(queue.ticket, Ordering::Release);
+        }
+        self.lane.failed.store(false, Ordering::Relaxed);
+        self.metrics.store_failed.set(0.0);
+        tracing::info!(shard = %self.lane.shard, "the store takes writes again");
+        self.runtime.block_on(republish(engine, self.lane.shard, was));
+        self.lane.news.outgoing.notify_one();
+        self.lane.news.after.notify_waiters();
+    }
+
+    /// Reopens the log and writes one entry that says nothing.
+    async fn prove(&self, engine: &Inner) -> Result<Tail, String> {
+        let tail = engine.store.recover(self.lane.shard).await.map_err(|error| error.to_string())?;
+        let noop = Entry {
+            ts: now_micros().max(tail.ts + 1),
+            at: engine.clock.now(),
+            conversation: Default::default(),
+            seq: 0,
+            n: 0,
+            actor: None,
+            command: None,
+            digest: 0,
+            origin: Vec::new(),
+            event: Event::Noop,
+            effects: Default::default(),
+            redacted: false,
+        };
+        engine.store.append(self.lane.shard, tail, vec![Arc::new(noop)]).await.map_err(|error| error.to_string())
+    }
+}
+
+/// What was appended although the append failed was never published: clients would learn of it only with the next event.
+async fn republish(engine: &Arc<Inner>, shard: Shard, after: Pos) {
+    let Ok(entries) = engine.store.read(shard, after, GROUP_ENTRIES_MAX).await else { return };
+    for (_, entry) in entries {
+        if entry.seq == 0 {
+            continue;
+        }
+        let Ok(members) = engine.store.members(entry.conversation, None, engine.limits.participants_max).await else { return };
+        let Ok(row) = engine.store.conversation(entry.conversation).await else { return };
+        let seq = entry.event.message_seq(entry.seq);
+        let message = match seq {
+            Some(seq) => engine.store.message(entry.conversation.message(seq)).await.ok().flatten().map(Arc::new),
+            None => None,
+        };
+        let kind = row.map_or(haggle_model::ConversationKind::Personal, |row| row.kind());
+        let users = members.into_iter().filter(|member| member.left_seq.is_none()).map(|member| member.user).collect::<Vec<_>>();
+        publish::event(&engine.hub, kind, &users, StagedEntry { entry, message });
+    }
+}

@@ -1,0 +1,101 @@
+//! Who is there: derived from connections, told to those who have joined a conversation with the user.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use haggle_model::{ConversationId, Millis, UserId};
+use haggle_store::InboxQuery;
+use parking_lot::Mutex;
+
+use crate::{
+    Inner, Subscriber,
+    hub::{Push, What},
+};
+
+/// A user who comes back within this time was never away.
+const GRACE: Duration = Duration::from_secs(2);
+/// Conversations of a user in which its presence is told.
+const CONVERSATIONS_MAX: usize = 200;
+/// Participants of one conversation who are told.
+const PARTICIPANTS_MAX: usize = 256;
+
+/// When users were last seen, until it is saved.
+#[derive(Default)]
+pub(crate) struct Presence {
+    unsaved: Mutex<HashMap<UserId, Millis>>,
+}
+
+/// The user has its first connection.
+pub(crate) async fn came(engine: Arc<Inner>, user: UserId) {
+    tell(&engine, &user, true, None).await;
+}
+
+/// The user's last connection is gone.
+pub(crate) async fn went(engine: Arc<Inner>, user: UserId) {
+    let seen = engine.clock.now();
+    engine.presence.unsaved.lock().insert(user.clone(), seen);
+    tokio::time::sleep(GRACE).await;
+    if !engine.hub.online(&user) {
+        tell(&engine, &user, false, Some(seen)).await;
+    }
+}
+
+/// Tells everybody who has joined a conversation with the user.
+pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_seen: Option<Millis>) {
+    let query = InboxQuery { archived: None, before: None, limit: CONVERSATIONS_MAX };
+    let Ok(rows) = engine.store.inbox(user, query).await else { return };
+    let push = Push::new(What::Presence { user: user.clone(), online, last_seen });
+    let mut told: HashSet<String> = HashSet::new();
+    for row in rows.iter().filter(|row| row.conversation.blocked_by.is_empty()) {
+        let id = row.conversation.id;
+        let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else { return };
+        for member in members.iter().filter(|member| member.left_seq.is_none() && member.user != *user) {
+            engine.hub.each(&member.user, |connection| {
+                if connection.subscribed(id) && told.insert(connection.id().to_owned()) {
+                    connection.offer(&push);
+                }
+            });
+        }
+    }
+}
+
+/// Shows a connection that has joined a conversation who of the others is online.
+pub(crate) async fn snapshot(engine: Arc<Inner>, connection: Arc<dyn Subscriber>, conversation: ConversationId) {
+    let Ok(Some(row)) = engine.store.conversation(conversation).await else { return };
+    if !row.blocked_by.is_empty() {
+        return;
+    }
+    let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await else { return };
+    for member in members.into_iter().filter(|member| member.left_seq.is_none() && member.user != *connection.user()) {
+        let online = engine.hub.online(&member.user);
+        let last_seen = if online { None } else { last_seen(&engine, &member.user).await };
+        connection.offer(&Push::new(What::Presence { user: member.user, online, last_seen }));
+    }
+}
+
+/// When the user was last seen.
+pub(crate) async fn last_seen(engine: &Inner, user: &UserId) -> Option<Millis> {
+    let unsaved = engine.presence.unsaved.lock().get(user).copied();
+    match unsaved {
+        Some(seen) => Some(seen),
+        None => engine.store.last_seen(user).await.ok().flatten(),
+    }
+}
+
+/// Saves what was not saved yet.
+pub(crate) async fn save(engine: &Inner) {
+    let unsaved: Vec<(UserId, Millis)> = engine.presence.unsaved.lock().drain().collect();
+    if unsaved.is_empty() {
+        return;
+    }
+    if let Err(error) = engine.store.save_last_seen(unsaved.clone()).await {
+        tracing::warn!(%error, "cannot save when users were last seen; it is tried again");
+        let mut again = engine.presence.unsaved.lock();
+        for (user, seen) in unsaved {
+            again.entry(user).or_insert(seen);
+        }
+    }
+}
