@@ -11,8 +11,8 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use haggle_model::{
-    Address, CommandId, Content, ConversationId, ConversationKind, Entry, Event, MarkChange, MessageId, Micros, Millis, Notification, PluginId, Pos, Profile,
-    ReservationState, Role, Seq, Shard, UserId,
+    Address, CommandId, Content, ConversationId, ConversationKind, Entry, Event, MarkChange, MessageId, Micros, Millis, Notification, PluginId, Pos,
+    Profile, ReservationState, Role, Seq, Shard, UserId,
 };
 
 pub mod decorate;
@@ -400,7 +400,14 @@ pub trait Views: Send + Sync {
     async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError>;
 
     /// Keys with a prefix, ascending, after `after`.
-    async fn kv_list(&self, scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KvRow>, StoreError>;
+    async fn kv_list(
+        &self,
+        scope: ConversationId,
+        plugin: &PluginId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KvRow>, StoreError>;
 
     /// Who holds a key of global kv.
     async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError>;

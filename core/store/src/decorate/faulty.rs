@@ -65,7 +65,11 @@ impl Faults {
     /// Ends every fault that is planned. A store that has failed still wants to be recovered.
     pub fn clear(&self) {
         let mut plan = self.plan.lock();
-        *plan = Plan { appends: plan.appends, failed: plan.failed, ..Plan::default() };
+        *plan = Plan {
+            appends: plan.appends,
+            failed: plan.failed,
+            ..Plan::default()
+        };
     }
 
     /// How many appends were asked for so far.
@@ -91,7 +95,13 @@ impl Faulty {
     /// Wraps `inner`; no fault is planned.
     pub fn new(inner: SharedStore) -> (Faulty, Faults) {
         let faults = Faults::default();
-        (Faulty { inner, faults: faults.clone() }, faults)
+        (
+            Faulty {
+                inner,
+                faults: faults.clone(),
+            },
+            faults,
+        )
     }
 
     async fn around<T>(&self, _operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
@@ -160,7 +170,10 @@ mod tests {
                 faults.fail_append(2, AppendError::Failed("planned".to_string()), when);
                 let tail = store.append(Shard(0), Tail::default(), entries(1)).await.unwrap();
                 assert!(matches!(store.append(Shard(0), tail, entries(2)).await, Err(AppendError::Failed(_))));
-                assert!(matches!(store.append(Shard(0), tail, entries(2)).await, Err(AppendError::Failed(_))), "not recovered yet");
+                assert!(
+                    matches!(store.append(Shard(0), tail, entries(2)).await, Err(AppendError::Failed(_))),
+                    "not recovered yet"
+                );
                 faults.fail_recoveries(1);
                 assert!(store.recover(Shard(0)).await.is_err());
                 let tail = store.recover(Shard(0)).await.unwrap();

@@ -13,8 +13,14 @@ const FAILED: &str = "haggle_store_failed";
 
 /// What this module measures: name and meaning.
 pub const METRICS: [(&str, &str); 2] = [
-    (OP_SECONDS, "Time of an operation of the store, by `op` and `outcome` (ok, fenced, full, unavailable, failed, corrupt)"),
-    (FAILED, "1 while the store takes no writes because the last one failed or found no space, else 0"),
+    (
+        OP_SECONDS,
+        "Time of an operation of the store, by `op` and `outcome` (ok, fenced, full, unavailable, failed, corrupt)",
+    ),
+    (
+        FAILED,
+        "1 while the store takes no writes because the last one failed or found no space, else 0",
+    ),
 ];
 
 /// A store whose operations are timed in `haggle_store_op_seconds{op,outcome}` and whose failure shows in `haggle_store_failed`.
@@ -30,7 +36,10 @@ impl Metered {
         describe_histogram!(OP_SECONDS, metrics::Unit::Seconds, METRICS[0].1);
         describe_gauge!(FAILED, METRICS[1].1);
         gauge!(FAILED).set(0.0);
-        Metered { inner, appended: histogram!(OP_SECONDS, "op" => "append", "outcome" => "ok") }
+        Metered {
+            inner,
+            appended: histogram!(OP_SECONDS, "op" => "append", "outcome" => "ok"),
+        }
     }
 
     async fn around<T>(&self, operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

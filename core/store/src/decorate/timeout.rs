@@ -31,7 +31,10 @@ impl Timeout {
         }
         match tokio::time::timeout(self.after, call).await {
             Ok(answer) => answer,
-            Err(_) => Err(StoreError::Unavailable(format!("{operation} took longer than {} ms", self.after.as_millis()))),
+            Err(_) => Err(StoreError::Unavailable(format!(
+                "{operation} took longer than {} ms",
+                self.after.as_millis()
+            ))),
         }
     }
 

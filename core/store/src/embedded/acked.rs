@@ -21,7 +21,12 @@ pub(super) struct Acked {
 impl Acked {
     /// Opens the file of `dir`, or makes one, and says what it holds. A damaged one holds nothing: it is only a witness.
     pub(super) fn open(dir: &Path) -> io::Result<(Acked, Pos)> {
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(dir.join(ACKED_FILE))?;
+        let mut file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(dir.join(ACKED_FILE))?;
         let mut bytes = [0; 16];
         let read = file.read(&mut bytes)?;
         let pos = if read == bytes.len() { parse(bytes) } else { None };

@@ -67,7 +67,12 @@ impl Backlog {
             failure: None,
             stopping: false,
         };
-        Backlog { state: Mutex::new(state), work: Condvar::new(), progress: Condvar::new(), bytes_max }
+        Backlog {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            progress: Condvar::new(),
+            bytes_max,
+        }
     }
 
     /// Waits while the queue is full; an error means that nothing may be appended now.
@@ -80,7 +85,10 @@ impl Backlog {
         while state.bytes >= self.bytes_max {
             self.work.notify_one();
             if self.progress.wait_until(&mut state, deadline).timed_out() {
-                let reason = state.failure.as_ref().map_or_else(|| "the applier is too slow".to_string(), StoreError::to_string);
+                let reason = state
+                    .failure
+                    .as_ref()
+                    .map_or_else(|| "the applier is too slow".to_string(), StoreError::to_string);
                 return Err(AppendError::Unavailable(format!("too much is not yet in the views: {reason}")));
             }
         }
@@ -171,7 +179,11 @@ impl Backlog {
     fn next(&self) -> (Pos, Pos, Vec<Arc<Entry>>) {
         let state = self.state.lock();
         let queued = state.queue.front().is_some_and(|first| first.pos == state.applied.next());
-        let batch = if queued { state.queue.iter().take(BATCH_ROWS_MAX).map(|queued| queued.entry.clone()).collect() } else { Vec::new() };
+        let batch = if queued {
+            state.queue.iter().take(BATCH_ROWS_MAX).map(|queued| queued.entry.clone()).collect()
+        } else {
+            Vec::new()
+        };
         (state.applied, state.committed, batch)
     }
 

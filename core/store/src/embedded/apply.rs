@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, btree_map};
 
 use haggle_model::{
-    Content, ConversationCreated, ConversationId, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis, Notification, Pos, Reservation, Role,
-    Seq, TimerChange, UserId,
+    Content, ConversationCreated, ConversationId, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis, Notification, Pos,
+    Reservation, Role, Seq, TimerChange, UserId,
 };
 use rusqlite::{Connection, OptionalExtension, Params, Row, params};
 
@@ -49,7 +49,12 @@ impl<'c> Batch<'c> {
     pub(super) fn begin(conn: &'c Connection) -> Result<Batch<'c>, StoreError> {
         // Deferred: an immediate one would lock the attached log as well.
         conn.execute_batch("BEGIN").map_err(views_error)?;
-        Ok(Batch { conn, heads: BTreeMap::new(), members: BTreeMap::new(), done: false })
+        Ok(Batch {
+            conn,
+            heads: BTreeMap::new(),
+            members: BTreeMap::new(),
+            done: false,
+        })
     }
 
     /// Applies the entry at `pos`.
@@ -85,7 +90,16 @@ impl<'c> Batch<'c> {
         let command = entry.command.map(|command| command_hash(&command.0));
         let indexed = self.execute(
             "INSERT OR IGNORE INTO entries (conversation, seq, pos, n, event, countable, target, command) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![key(entry.conversation), entry.seq, pos.0 as i64, entry.n, event_number(&entry.event), countable, target, command],
+            params![
+                key(entry.conversation),
+                entry.seq,
+                pos.0 as i64,
+                entry.n,
+                event_number(&entry.event),
+                countable,
+                target,
+                command
+            ],
         )?;
         if indexed == 0 {
             tracing::error!(%pos, "a seq stands twice in the log; the first one counts"); // stopping here would stop every view for ever
@@ -113,12 +127,17 @@ impl<'c> Batch<'c> {
             Event::MessageDeleted { target, sender, n } => self.message_deleted(entry, *target, sender, *n),
             Event::ReactionAdded { target, user, emoji } => self.reaction_added(entry, *target, user, emoji),
             Event::ReactionRemoved { target, user } => self.reaction_removed(entry, *target, user),
-            Event::UserBlocked { by } => self.execute("INSERT OR IGNORE INTO conversation_blocks VALUES (?1, ?2)", (key(id), by.as_str())).map(drop),
-            Event::UserUnblocked { by } => self.execute("DELETE FROM conversation_blocks WHERE conversation = ?1 AND by = ?2", (key(id), by.as_str())).map(drop),
+            Event::UserBlocked { by } => self
+                .execute("INSERT OR IGNORE INTO conversation_blocks VALUES (?1, ?2)", (key(id), by.as_str()))
+                .map(drop),
+            Event::UserUnblocked { by } => self
+                .execute(
+                    "DELETE FROM conversation_blocks WHERE conversation = ?1 AND by = ?2",
+                    (key(id), by.as_str()),
+                )
+                .map(drop),
             Event::Marked { user, mark } => self.marked(pos, entry, user, mark),
-            Event::ConversationArchived { conversation, archived } => {
-                self.personal(id, *conversation, "archived_at", archived.then_some(entry.at))
-            }
+            Event::ConversationArchived { conversation, archived } => self.personal(id, *conversation, "archived_at", archived.then_some(entry.at)),
             Event::ConversationHidden { conversation, to_seq } => self.conversation_hidden(entry, *conversation, *to_seq),
             Event::MessageHidden(message) => {
                 let sql = "INSERT OR IGNORE INTO hidden_messages VALUES (?1, ?2, ?3)";
@@ -136,8 +155,12 @@ impl<'c> Batch<'c> {
                 let sql = "UPDATE notifications SET state = 1, updated_at = ?3 WHERE owner = ?1 AND seq <= ?2 AND state = 0";
                 self.execute(sql, (key(id), *up_to, entry.at)).map(drop)
             }
-            Event::BlockListed { user, blocked: true } => self.execute("INSERT OR IGNORE INTO blocks VALUES (?1, ?2)", (key(id), user.as_str())).map(drop),
-            Event::BlockListed { user, blocked: false } => self.execute("DELETE FROM blocks WHERE owner = ?1 AND user = ?2", (key(id), user.as_str())).map(drop),
+            Event::BlockListed { user, blocked: true } => self
+                .execute("INSERT OR IGNORE INTO blocks VALUES (?1, ?2)", (key(id), user.as_str()))
+                .map(drop),
+            Event::BlockListed { user, blocked: false } => self
+                .execute("DELETE FROM blocks WHERE owner = ?1 AND user = ?2", (key(id), user.as_str()))
+                .map(drop),
             Event::Noop
             | Event::Custom { .. }
             | Event::MembershipStarted(_)
@@ -151,7 +174,10 @@ impl<'c> Batch<'c> {
     fn effects(&mut self, entry: &Entry) -> Applied {
         let effects = &entry.effects;
         effects.kv.iter().try_for_each(|change| self.kv(entry.conversation, change))?;
-        effects.reservations.iter().try_for_each(|reservation| self.reservation(entry.conversation, reservation))?;
+        effects
+            .reservations
+            .iter()
+            .try_for_each(|reservation| self.reservation(entry.conversation, reservation))?;
         effects.timers.iter().try_for_each(|timer| self.timer(entry.conversation, timer))?;
         if let (Some(actor), Some(mark)) = (&entry.actor, &effects.mark)
             && let Some(member) = self.member(entry.conversation, actor)?
@@ -164,10 +190,25 @@ impl<'c> Batch<'c> {
     // Conversations.
 
     fn conversation_created(&self, entry: &Entry, created: &ConversationCreated) -> Applied {
-        let ConversationCreated { address, creator, name, avatar, state } = created;
+        let ConversationCreated {
+            address,
+            creator,
+            name,
+            avatar,
+            state,
+        } = created;
         self.execute(
             "INSERT OR IGNORE INTO conversations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)",
-            params![key(entry.conversation), address.kind() as i64, cbor(address), creator.as_ref().map(UserId::as_str), name, avatar, state, entry.at],
+            params![
+                key(entry.conversation),
+                address.kind() as i64,
+                cbor(address),
+                creator.as_ref().map(UserId::as_str),
+                name,
+                avatar,
+                state,
+                entry.at
+            ],
         )?;
         Ok(())
     }
@@ -183,7 +224,8 @@ impl<'c> Batch<'c> {
     }
 
     fn set_closed(&self, id: ConversationId, closed: bool) -> Applied {
-        self.execute("UPDATE conversations SET closed = ?2 WHERE conversation = ?1", (key(id), closed)).map(drop)
+        self.execute("UPDATE conversations SET closed = ?2 WHERE conversation = ?1", (key(id), closed))
+            .map(drop)
     }
 
     // Members and marks.
@@ -191,8 +233,19 @@ impl<'c> Batch<'c> {
     /// The row starts anew, also of one who was in before.
     fn participant_joined(&mut self, entry: &Entry, user: &UserId, role: Role) -> Applied {
         let was_in = self.member(entry.conversation, user)?.is_some_and(|member| member.left_seq.is_none());
-        let mark = MarkChange { delivered_seq: entry.seq, read_seq: entry.seq, read_n: entry.n, own: 0 };
-        let member = Member { role, joined_seq: entry.seq, joined_at: entry.at, left_seq: None, mark };
+        let mark = MarkChange {
+            delivered_seq: entry.seq,
+            read_seq: entry.seq,
+            read_n: entry.n,
+            own: 0,
+        };
+        let member = Member {
+            role,
+            joined_seq: entry.seq,
+            joined_at: entry.at,
+            left_seq: None,
+            mark,
+        };
         self.members.insert((entry.conversation, user.clone()), Some(member));
         if !was_in {
             self.head(entry.conversation, entry.seq)?.participants += 1;
@@ -212,7 +265,9 @@ impl<'c> Batch<'c> {
     }
 
     fn marked(&mut self, pos: Pos, entry: &Entry, user: &UserId, mark: &MarkChange) -> Applied {
-        let Some(member) = self.member(entry.conversation, user)? else { return Ok(()) };
+        let Some(member) = self.member(entry.conversation, user)? else {
+            return Ok(());
+        };
         let advances = mark.read_seq > member.mark.read_seq;
         merge(&mut member.mark, mark);
         if advances && self.head(entry.conversation, entry.seq)?.participants as usize <= ADVANCES_PARTICIPANTS_MAX {
@@ -268,9 +323,11 @@ impl<'c> Batch<'c> {
     }
 
     fn is_redacted(&self, id: ConversationId, seq: Seq) -> Result<bool, StoreError> {
-        let flags = self.query("SELECT flags FROM entries JOIN log USING (pos) WHERE entries.conversation = ?1 AND entries.seq = ?2", (key(id), seq), |row| {
-            row.get::<_, i64>(0)
-        })?;
+        let flags = self.query(
+            "SELECT flags FROM entries JOIN log USING (pos) WHERE entries.conversation = ?1 AND entries.seq = ?2",
+            (key(id), seq),
+            |row| row.get::<_, i64>(0),
+        )?;
         Ok(flags.is_some_and(|flags| flags & row::REDACTED != 0))
     }
 
@@ -320,7 +377,10 @@ impl<'c> Batch<'c> {
                 "INSERT INTO reservations VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET state = excluded.state",
                 (key(scope), plugin, name, cbor(state)),
             ),
-            None => self.execute("DELETE FROM reservations WHERE scope = ?1 AND plugin = ?2 AND key = ?3", (key(scope), plugin, name)),
+            None => self.execute(
+                "DELETE FROM reservations WHERE scope = ?1 AND plugin = ?2 AND key = ?3",
+                (key(scope), plugin, name),
+            ),
         }
         .map(drop)
     }
@@ -332,7 +392,10 @@ impl<'c> Batch<'c> {
                 "INSERT INTO timers VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET due = excluded.due, payload = excluded.payload",
                 (key(id), plugin, name, due, timer.payload.as_str()),
             ),
-            None => self.execute("DELETE FROM timers WHERE conversation = ?1 AND plugin = ?2 AND name = ?3", (key(id), plugin, name)),
+            None => self.execute(
+                "DELETE FROM timers WHERE conversation = ?1 AND plugin = ?2 AND name = ?3",
+                (key(id), plugin, name),
+            ),
         }
         .map(drop)
     }
@@ -340,7 +403,9 @@ impl<'c> Batch<'c> {
     // What a user keeps for itself.
 
     fn personal(&self, owner: ConversationId, conversation: ConversationId, column: &str, value: Option<Millis>) -> Applied {
-        let sql = format!("INSERT INTO personal (owner, conversation, {column}) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET {column} = excluded.{column}");
+        let sql = format!(
+            "INSERT INTO personal (owner, conversation, {column}) VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET {column} = excluded.{column}"
+        );
         self.execute(&sql, (key(owner), key(conversation), value)).map(drop)
     }
 
@@ -359,13 +424,17 @@ impl<'c> Batch<'c> {
             let sql = "UPDATE notifications SET state = 2, updated_at = ?3 WHERE owner = ?1 AND collapse = ?2 AND state = 0";
             self.execute(sql, (owner, collapse, entry.at))?;
         }
-        self.execute("INSERT OR IGNORE INTO notifications VALUES (?1, ?2, 0, ?3, ?4)", (owner, entry.seq, entry.at, &notification.collapse))?;
+        self.execute(
+            "INSERT OR IGNORE INTO notifications VALUES (?1, ?2, 0, ?3, ?4)",
+            (owner, entry.seq, entry.at, &notification.collapse),
+        )?;
         Ok(())
     }
 
     fn notifications_read(&self, entry: &Entry, seqs: &[Seq]) -> Applied {
         let sql = "UPDATE notifications SET state = 1, updated_at = ?3 WHERE owner = ?1 AND seq = ?2 AND state = 0";
-        seqs.iter().try_for_each(|seq| self.execute(sql, (key(entry.conversation), *seq, entry.at)).map(drop))
+        seqs.iter()
+            .try_for_each(|seq| self.execute(sql, (key(entry.conversation), *seq, entry.at)).map(drop))
     }
 
     // Rows that are gathered.
@@ -394,7 +463,18 @@ impl<'c> Batch<'c> {
             participants = excluded.participants";
         for (id, head) in &self.heads {
             if head.head > 0 {
-                self.execute(sql, params![key(*id), head.head, head.head_n, head.updated_at, head.last_message, head.last_message_at, head.participants])?;
+                self.execute(
+                    sql,
+                    params![
+                        key(*id),
+                        head.head,
+                        head.head_n,
+                        head.updated_at,
+                        head.last_message,
+                        head.last_message_at,
+                        head.participants
+                    ],
+                )?;
             }
         }
         Ok(())
@@ -405,10 +485,28 @@ impl<'c> Batch<'c> {
             joined_seq = excluded.joined_seq, joined_at = excluded.joined_at, left_seq = excluded.left_seq, delivered_seq = excluded.delivered_seq,
             read_seq = excluded.read_seq, read_n = excluded.read_n, own = excluded.own";
         for ((id, user), member) in &self.members {
-            if let Some(Member { role, joined_seq, joined_at, left_seq, mark }) = member {
+            if let Some(Member {
+                role,
+                joined_seq,
+                joined_at,
+                left_seq,
+                mark,
+            }) = member
+            {
                 self.execute(
                     sql,
-                    params![key(*id), user.as_str(), *role as i64, joined_seq, joined_at, left_seq, mark.delivered_seq, mark.read_seq, mark.read_n, mark.own],
+                    params![
+                        key(*id),
+                        user.as_str(),
+                        *role as i64,
+                        joined_seq,
+                        joined_at,
+                        left_seq,
+                        mark.delivered_seq,
+                        mark.read_seq,
+                        mark.read_n,
+                        mark.own
+                    ],
                 )?;
             }
         }
@@ -416,11 +514,17 @@ impl<'c> Batch<'c> {
     }
 
     fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        self.conn.prepare_cached(sql).and_then(|mut statement| statement.execute(params)).map_err(views_error)
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(params))
+            .map_err(views_error)
     }
 
     fn query<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>, StoreError> {
-        self.conn.prepare_cached(sql).and_then(|mut statement| statement.query_row(params, read).optional()).map_err(|error| sql_error(LOG_FILE, error))
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params, read).optional())
+            .map_err(|error| sql_error(LOG_FILE, error))
     }
 }
 
@@ -466,7 +570,12 @@ fn load_member(conn: &Connection, id: ConversationId, user: &UserId) -> rusqlite
             joined_seq: row.get(1)?,
             joined_at: row.get(2)?,
             left_seq: row.get(3)?,
-            mark: MarkChange { delivered_seq: row.get(4)?, read_seq: row.get(5)?, read_n: row.get(6)?, own: row.get(7)? },
+            mark: MarkChange {
+                delivered_seq: row.get(4)?,
+                read_seq: row.get(5)?,
+                read_n: row.get(6)?,
+                own: row.get(7)?,
+            },
         })
     });
     member.optional()

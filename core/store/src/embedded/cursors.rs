@@ -51,7 +51,8 @@ impl Cursors for EmbeddedStore {
 
     async fn save_cursors(&self, shard: Shard, cursors: Vec<(String, Cursor)>) -> Result<(), StoreError> {
         only(shard)?;
-        self.write(move |conn| cursors.iter().try_for_each(|(consumer, cursor)| save_cursor(conn, consumer, cursor))).await
+        self.write(move |conn| cursors.iter().try_for_each(|(consumer, cursor)| save_cursor(conn, consumer, cursor)))
+            .await
     }
 
     async fn add_failed(&self, failed: FailedDelivery) -> Result<u64, StoreError> {
@@ -62,17 +63,23 @@ impl Cursors for EmbeddedStore {
     async fn failed(&self, after: u64, limit: usize) -> Result<Vec<FailedDelivery>, StoreError> {
         self.select(move |conn| {
             let sql = "SELECT id, consumer, pos, item, conversation, attempts, error, at, payload FROM failed WHERE id > ?1 ORDER BY id LIMIT ?2";
-            conn.prepare_cached(sql)?.query_map((as_i64(after), as_i64(limit as u64)), failed_delivery)?.collect()
+            conn.prepare_cached(sql)?
+                .query_map((as_i64(after), as_i64(limit as u64)), failed_delivery)?
+                .collect()
         })
         .await
     }
 
     async fn failed_count(&self) -> Result<u64, StoreError> {
-        self.select(|conn| conn.query_row("SELECT count(*) FROM failed", [], |row| row.get::<_, i64>(0))).await.map(|count| count as u64)
+        self.select(|conn| conn.query_row("SELECT count(*) FROM failed", [], |row| row.get::<_, i64>(0)))
+            .await
+            .map(|count| count as u64)
     }
 
     async fn remove_failed(&self, id: u64) -> Result<bool, StoreError> {
-        self.write(move |conn| conn.execute("DELETE FROM failed WHERE id = ?1", [as_i64(id)])).await.map(|removed| removed > 0)
+        self.write(move |conn| conn.execute("DELETE FROM failed WHERE id = ?1", [as_i64(id)]))
+            .await
+            .map(|removed| removed > 0)
     }
 
     async fn save_last_seen(&self, seen: Vec<(UserId, Millis)>) -> Result<(), StoreError> {
@@ -85,7 +92,11 @@ impl Cursors for EmbeddedStore {
 
     async fn last_seen(&self, user: &UserId) -> Result<Option<Millis>, StoreError> {
         let user = user.clone();
-        self.select(move |conn| conn.query_row("SELECT at FROM last_seen WHERE user = ?1", [user.as_str()], |row| row.get(0)).optional()).await
+        self.select(move |conn| {
+            conn.query_row("SELECT at FROM last_seen WHERE user = ?1", [user.as_str()], |row| row.get(0))
+                .optional()
+        })
+        .await
     }
 }
 
@@ -96,7 +107,12 @@ fn cursors(conn: &Connection) -> rusqlite::Result<Vec<(String, Cursor)>> {
     let mut cursors = Vec::new();
     while let Some(row) = rows.next()? {
         let (consumer, pos): (String, i64) = (row.get(0)?, row.get(1)?);
-        let held = held.query_map([&consumer], |row| Ok(Held { conversation: conversation(row.get(0)?), from: Pos(row.get::<_, i64>(1)? as u64) }))?;
+        let held = held.query_map([&consumer], |row| {
+            Ok(Held {
+                conversation: conversation(row.get(0)?),
+                from: Pos(row.get::<_, i64>(1)? as u64),
+            })
+        })?;
         let held = held.collect::<rusqlite::Result<_>>()?;
         cursors.push((consumer, Cursor { pos: Pos(pos as u64), held }));
     }
@@ -104,10 +120,14 @@ fn cursors(conn: &Connection) -> rusqlite::Result<Vec<(String, Cursor)>> {
 }
 
 fn save_cursor(conn: &Connection, consumer: &str, cursor: &Cursor) -> rusqlite::Result<()> {
-    conn.prepare_cached("INSERT INTO cursors VALUES (?1, ?2) ON CONFLICT DO UPDATE SET pos = excluded.pos")?.execute((consumer, cursor.pos.0 as i64))?;
+    conn.prepare_cached("INSERT INTO cursors VALUES (?1, ?2) ON CONFLICT DO UPDATE SET pos = excluded.pos")?
+        .execute((consumer, cursor.pos.0 as i64))?;
     conn.prepare_cached("DELETE FROM held WHERE consumer = ?1")?.execute([consumer])?;
     let mut insert = conn.prepare_cached("INSERT OR REPLACE INTO held VALUES (?1, ?2, ?3)")?;
-    cursor.held.iter().try_for_each(|held| insert.execute((consumer, key(held.conversation), held.from.0 as i64)).map(drop))
+    cursor
+        .held
+        .iter()
+        .try_for_each(|held| insert.execute((consumer, key(held.conversation), held.from.0 as i64)).map(drop))
 }
 
 fn add_failed(conn: &Connection, failed: &FailedDelivery) -> rusqlite::Result<u64> {
@@ -115,8 +135,23 @@ fn add_failed(conn: &Connection, failed: &FailedDelivery) -> rusqlite::Result<u6
         ON CONFLICT (consumer, pos, item) DO UPDATE SET conversation = excluded.conversation, attempts = excluded.attempts, error = excluded.error,
             at = excluded.at, payload = excluded.payload
         RETURNING id";
-    let FailedDelivery { consumer, pos, index, conversation, attempts, error, at, payload, .. } = failed;
-    conn.query_row(sql, params![consumer, pos.0 as i64, index, key(*conversation), attempts, error, at, payload], |row| row.get::<_, i64>(0)).map(|id| id as u64)
+    let FailedDelivery {
+        consumer,
+        pos,
+        index,
+        conversation,
+        attempts,
+        error,
+        at,
+        payload,
+        ..
+    } = failed;
+    conn.query_row(
+        sql,
+        params![consumer, pos.0 as i64, index, key(*conversation), attempts, error, at, payload],
+        |row| row.get::<_, i64>(0),
+    )
+    .map(|id| id as u64)
 }
 
 fn failed_delivery(row: &Row<'_>) -> rusqlite::Result<FailedDelivery> {

@@ -40,7 +40,9 @@ fn deleted_messages(conn: &Connection, deleted_before: Millis, limit: usize) -> 
     let select = "SELECT conversation, seq FROM changed WHERE deleted_at IS NOT NULL AND deleted_at < ?1 AND erased = 0 ORDER BY deleted_at LIMIT ?2";
     let messages = conn.prepare_cached(select).and_then(|mut select| {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        select.query_map((deleted_before, limit), |row| Ok(conversation(row.get(0)?).message(row.get(1)?)))?.collect()
+        select
+            .query_map((deleted_before, limit), |row| Ok(conversation(row.get(0)?).message(row.get(1)?)))?
+            .collect()
     });
     messages.map_err(|error| sql_error(VIEWS_FILE, error))
 }
@@ -52,7 +54,14 @@ fn redacted_rows(conn: &Connection, messages: &[MessageId]) -> Result<Vec<(Pos, 
         for pos in positions(conn, *message).map_err(|error| sql_error(VIEWS_FILE, error))? {
             let entry = row::read_one(conn, pos)?;
             let event = entry.event.redacted();
-            rows.push((pos, Entry { event, redacted: true, ..entry }));
+            rows.push((
+                pos,
+                Entry {
+                    event,
+                    redacted: true,
+                    ..entry
+                },
+            ));
         }
     }
     Ok(rows)
@@ -62,7 +71,9 @@ fn positions(conn: &Connection, message: MessageId) -> rusqlite::Result<Vec<Pos>
     let mut select = conn.prepare_cached(
         "SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2 UNION ALL SELECT pos FROM entries WHERE conversation = ?1 AND target = ?2",
     )?;
-    select.query_map((key(message.conversation), message.seq), |row| Ok(Pos(row.get::<_, i64>(0)? as u64)))?.collect()
+    select
+        .query_map((key(message.conversation), message.seq), |row| Ok(Pos(row.get::<_, i64>(0)? as u64)))?
+        .collect()
 }
 
 /// Empties the write-ahead logs, whose old pages still have the text.
@@ -74,6 +85,8 @@ fn truncate(shared: &Shared, messages: &[MessageId]) -> Result<(), StoreError> {
     if log_is_clean && views.erased(messages)? {
         Ok(())
     } else {
-        Err(StoreError::Unavailable("a write-ahead log is in use; erasing is to be tried again".to_string()))
+        Err(StoreError::Unavailable(
+            "a write-ahead log is in use; erasing is to be tried again".to_string(),
+        ))
     }
 }

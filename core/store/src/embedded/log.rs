@@ -37,7 +37,14 @@ impl Writer {
     pub(super) fn open(dir: &Path, log_bytes_max: Option<u64>) -> Result<Writer, StoreError> {
         let (acked, acked_pos) = Acked::open(dir).map_err(|error| StoreError::Open(format!("{}: {error}", dir.display())))?;
         let (conn, tail) = open_verified(dir, acked_pos, log_bytes_max)?;
-        let mut writer = Writer { conn, tail, failure: None, encoder: row::Encoder::default(), acked, wal_pages: 0 };
+        let mut writer = Writer {
+            conn,
+            tail,
+            failure: None,
+            encoder: row::Encoder::default(),
+            acked,
+            wal_pages: 0,
+        };
         writer.acked.set(tail.pos);
         Ok(writer)
     }
@@ -71,7 +78,10 @@ impl Writer {
             Ok(bytes) => bytes,
             Err(error) => return Err(self.rolled_back(error)),
         };
-        self.tail = Tail { pos: Pos(tail.pos.0 + entries.len() as u64), ts: last.ts };
+        self.tail = Tail {
+            pos: Pos(tail.pos.0 + entries.len() as u64),
+            ts: last.ts,
+        };
         self.acked.set(self.tail.pos);
         self.wal_pages += bytes / PAGE_BYTES + 2; // the last page of the table and the one before are written again
         Ok((self.tail, bytes))
@@ -154,7 +164,8 @@ fn open_verified(dir: &Path, acked: Pos, log_bytes_max: Option<u64>) -> Result<(
     let conn = schema::open_log(dir)?;
     if let Some(bytes) = log_bytes_max {
         let pages = i64::try_from(bytes / PAGE_BYTES as u64).unwrap_or(i64::MAX);
-        conn.pragma_update(None, "max_page_count", pages).map_err(|error| sql_error(LOG_FILE, error))?;
+        conn.pragma_update(None, "max_page_count", pages)
+            .map_err(|error| sql_error(LOG_FILE, error))?;
     }
     let tail = row::tail(&conn)?;
     if tail.pos < acked {

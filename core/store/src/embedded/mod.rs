@@ -71,7 +71,12 @@ pub struct EmbeddedOptions {
 
 impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
-        EmbeddedOptions { backlog_bytes_max: BACKLOG_BYTES_MAX, readers_max: READERS_MAX, apply_interval: APPLY_INTERVAL, log_bytes_max: None }
+        EmbeddedOptions {
+            backlog_bytes_max: BACKLOG_BYTES_MAX,
+            readers_max: READERS_MAX,
+            apply_interval: APPLY_INTERVAL,
+            log_bytes_max: None,
+        }
     }
 }
 
@@ -260,7 +265,11 @@ impl Log for EmbeddedStore {
 }
 
 fn only(shard: Shard) -> Result<(), StoreError> {
-    if shard == Shard(0) { Ok(()) } else { Err(StoreError::Unavailable(format!("the embedded store has one shard, not {shard}"))) }
+    if shard == Shard(0) {
+        Ok(())
+    } else {
+        Err(StoreError::Unavailable(format!("the embedded store has one shard, not {shard}")))
+    }
 }
 
 /// Runs what blocks away from the runtime's own threads, or right here when there is no runtime.
@@ -278,7 +287,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 fn lock(dir: &Path) -> Result<File, StoreError> {
     let path = dir.join(LOCK_FILE);
     let open = |error| StoreError::Open(format!("{}: {error}", path.display()));
-    let file = File::options().read(true).write(true).create(true).truncate(false).open(&path).map_err(open)?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(open)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Open(format!("{} is in use by another process", dir.display()))),

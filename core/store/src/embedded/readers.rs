@@ -21,7 +21,12 @@ pub(super) struct Readers {
 impl Readers {
     /// A pool of at most `readers_max` connections for callers with a [permit](Self::permit).
     pub(super) fn new(dir: PathBuf, readers_max: usize) -> Readers {
-        Readers { dir, idle: Mutex::default(), gate: RwLock::new(()), permits: Arc::new(Semaphore::new(readers_max.max(1))) }
+        Readers {
+            dir,
+            idle: Mutex::default(),
+            gate: RwLock::new(()),
+            permits: Arc::new(Semaphore::new(readers_max.max(1))),
+        }
     }
 
     /// Waits until one of the connections may be used.
@@ -37,8 +42,14 @@ impl Readers {
             Some(conn) => conn,
             None => schema::open_reader(&self.dir)?,
         };
-        conn.prepare_cached("BEGIN").and_then(|mut begin| begin.raw_execute().map(drop)).map_err(|error| sql_error(VIEWS_FILE, error))?;
-        Ok(Reader { conn: Some(conn), readers: self, _gate: gate })
+        conn.prepare_cached("BEGIN")
+            .and_then(|mut begin| begin.raw_execute().map(drop))
+            .map_err(|error| sql_error(VIEWS_FILE, error))?;
+        Ok(Reader {
+            conn: Some(conn),
+            readers: self,
+            _gate: gate,
+        })
     }
 
     /// Keeps the files open: [`Readers::close`] waits until the guard is gone.
@@ -68,7 +79,10 @@ impl Reader<'_> {
 
     /// Up to which position the views of this moment go.
     pub(super) fn applied(&self) -> Result<Pos, StoreError> {
-        let applied = self.connection().prepare_cached("SELECT applied FROM meta").and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
+        let applied = self
+            .connection()
+            .prepare_cached("SELECT applied FROM meta")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
         applied.map(|pos| Pos(pos as u64)).map_err(|error| sql_error(VIEWS_FILE, error))
     }
 }

@@ -50,9 +50,26 @@ impl Encoder {
         buffer.clear();
         let flags = if entry.redacted { REDACTED } else { 0 };
         let event = event_number(&entry.event);
-        head(buffer, [pos.0 as i64, entry.ts as i64, entry.at, key(entry.conversation), entry.seq.into(), entry.n.into(), event, flags, entry.digest as i64]);
-        let actor = part(buffer, |buffer| buffer.extend_from_slice(entry.actor.as_ref().map_or(b"", |actor| actor.as_str().as_bytes())));
-        let command = part(buffer, |buffer| buffer.extend_from_slice(entry.command.as_ref().map_or(&[], |command| &command.0)));
+        head(
+            buffer,
+            [
+                pos.0 as i64,
+                entry.ts as i64,
+                entry.at,
+                key(entry.conversation),
+                entry.seq.into(),
+                entry.n.into(),
+                event,
+                flags,
+                entry.digest as i64,
+            ],
+        );
+        let actor = part(buffer, |buffer| {
+            buffer.extend_from_slice(entry.actor.as_ref().map_or(b"", |actor| actor.as_str().as_bytes()))
+        });
+        let command = part(buffer, |buffer| {
+            buffer.extend_from_slice(entry.command.as_ref().map_or(&[], |command| &command.0))
+        });
         let origin = part(buffer, |buffer| encode_unless(entry.origin.is_empty(), &entry.origin, buffer));
         let effects = part(buffer, |buffer| encode_unless(entry.effects.is_empty(), &entry.effects, buffer));
         let body = part(buffer, |buffer| encode_unless(false, &entry.event, buffer));
@@ -120,7 +137,9 @@ pub(super) fn read_one(conn: &Connection, pos: Pos) -> Result<Entry, StoreError>
 /// Entries after `after`, ascending and without a hole, at most `limit`.
 pub(super) fn read_after(conn: &Connection, after: Pos, limit: usize) -> Result<Vec<(Pos, Arc<Entry>)>, StoreError> {
     let mut statement = conn.prepare_cached(SELECT_AFTER).map_err(log_error)?;
-    let mut rows = statement.query([after.0 as i64, i64::try_from(limit).unwrap_or(i64::MAX)]).map_err(log_error)?;
+    let mut rows = statement
+        .query([after.0 as i64, i64::try_from(limit).unwrap_or(i64::MAX)])
+        .map_err(log_error)?;
     let mut buffer = Vec::new();
     let mut entries = Vec::new();
     let mut bytes = 0;
@@ -142,9 +161,14 @@ pub(super) fn read_after(conn: &Connection, after: Pos, limit: usize) -> Result<
 
 /// Position and `ts` of the last row.
 pub(super) fn tail(log: &Connection) -> Result<Tail, StoreError> {
-    let last = log.query_row("SELECT pos, ts FROM log ORDER BY pos DESC LIMIT 1", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
+    let last = log.query_row("SELECT pos, ts FROM log ORDER BY pos DESC LIMIT 1", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    });
     let last = last.optional().map_err(log_error)?;
-    Ok(last.map_or(Tail::default(), |(pos, ts)| Tail { pos: Pos(pos as u64), ts: ts as u64 }))
+    Ok(last.map_or(Tail::default(), |(pos, ts)| Tail {
+        pos: Pos(pos as u64),
+        ts: ts as u64,
+    }))
 }
 
 /// The row as an entry, if it is what was once written.
@@ -180,8 +204,14 @@ fn decode_columns(row: &Row<'_>, buffer: &mut Vec<u8>) -> Result<Entry, String> 
         conversation: conversation(conversation_key),
         seq: seq as u32,
         n: n as u32,
-        actor: actor.map(|actor| std::str::from_utf8(actor).map(UserId::from)).transpose().map_err(|error| error.to_string())?,
-        command: command.map(|command| command.try_into().map(CommandId)).transpose().map_err(|_| "a command id has 16 bytes".to_string())?,
+        actor: actor
+            .map(|actor| std::str::from_utf8(actor).map(UserId::from))
+            .transpose()
+            .map_err(|error| error.to_string())?,
+        command: command
+            .map(|command| command.try_into().map(CommandId))
+            .transpose()
+            .map_err(|_| "a command id has 16 bytes".to_string())?,
         digest: digest as u64,
         origin: decoded::<Vec<PluginId>>(origin)?.unwrap_or_default(),
         event: decoded::<Event>(body)?.ok_or("no body")?,
@@ -258,7 +288,12 @@ mod tests {
     use crate::embedded::schema::{LOG_MIGRATIONS, migrate};
 
     fn entry() -> Entry {
-        let content = Content { kind: "text".to_string(), text: "hello".to_string(), countable: true, ..Content::default() };
+        let content = Content {
+            kind: "text".to_string(),
+            text: "hello".to_string(),
+            countable: true,
+            ..Content::default()
+        };
         Entry {
             ts: 5,
             at: 7,
@@ -270,7 +305,10 @@ mod tests {
             digest: u64::MAX,
             origin: vec![PluginId::from("p")],
             event: Event::MessageCreated(content),
-            effects: Effects { answer: Some("{}".to_string()), ..Effects::default() },
+            effects: Effects {
+                answer: Some("{}".to_string()),
+                ..Effects::default()
+            },
             redacted: false,
         }
     }
@@ -284,7 +322,15 @@ mod tests {
 
     #[test]
     fn a_row_comes_back_as_it_was() {
-        let bare = Entry { actor: None, command: None, origin: Vec::new(), effects: Effects::default(), event: Event::Noop, redacted: true, ..entry() };
+        let bare = Entry {
+            actor: None,
+            command: None,
+            origin: Vec::new(),
+            effects: Effects::default(),
+            event: Event::Noop,
+            redacted: true,
+            ..entry()
+        };
         for entry in [entry(), bare] {
             assert_eq!(read_one(&log_with(&entry), Pos(1)).unwrap(), entry);
         }
@@ -292,13 +338,32 @@ mod tests {
 
     #[test]
     fn a_change_of_any_column_is_noticed() {
-        for change in ["ts = ts + 1", "at = 8", "conversation = 1", "seq = 4", "n = 3", "event = 9", "flags = 1", "digest = 1", "checksum = 1", "actor = 'bob'",
-            "actor = NULL", "command_id = NULL", "command_id = x'01'", "origin = NULL", "effects = NULL", "body = x'00'", "seq = 'x'"]
-        {
+        for change in [
+            "ts = ts + 1",
+            "at = 8",
+            "conversation = 1",
+            "seq = 4",
+            "n = 3",
+            "event = 9",
+            "flags = 1",
+            "digest = 1",
+            "checksum = 1",
+            "actor = 'bob'",
+            "actor = NULL",
+            "command_id = NULL",
+            "command_id = x'01'",
+            "origin = NULL",
+            "effects = NULL",
+            "body = x'00'",
+            "seq = 'x'",
+        ] {
             let conn = log_with(&entry());
             conn.execute_batch(&format!("UPDATE log SET {change}")).unwrap();
             let error = read_one(&conn, Pos(1)).unwrap_err();
-            assert!(matches!(&error, StoreError::Corrupt(text) if text.contains("log.db: position 1")), "{change}: {error}");
+            assert!(
+                matches!(&error, StoreError::Corrupt(text) if text.contains("log.db: position 1")),
+                "{change}: {error}"
+            );
         }
     }
 
@@ -311,7 +376,13 @@ mod tests {
 
     #[test]
     fn event_numbers_are_those_of_the_encoding() {
-        for event in [Event::Noop, Event::ConversationReopened, entry().event, Event::Effects, Event::Owner(String::new())] {
+        for event in [
+            Event::Noop,
+            Event::ConversationReopened,
+            entry().event,
+            Event::Effects,
+            Event::Owner(String::new()),
+        ] {
             let bytes = minicbor::to_vec(&event).unwrap();
             let mut decoder = minicbor::Decoder::new(&bytes);
             decoder.array().unwrap();

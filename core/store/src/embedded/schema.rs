@@ -192,8 +192,10 @@ pub(super) fn create_views(dir: &Path) -> Result<Connection, StoreError> {
 pub(super) fn open_reader(dir: &Path) -> Result<Connection, StoreError> {
     let conn = open(&dir.join(VIEWS_FILE), OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     let log = dir.join(LOG_FILE);
-    conn.execute("ATTACH ?1 AS l", [log.to_string_lossy()]).map_err(|error| sql_error(LOG_FILE, error))?;
-    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(|error| sql_error(VIEWS_FILE, error))?;
+    conn.execute("ATTACH ?1 AS l", [log.to_string_lossy()])
+        .map_err(|error| sql_error(LOG_FILE, error))?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB)
+        .map_err(|error| sql_error(VIEWS_FILE, error))?;
     Ok(conn)
 }
 
@@ -226,7 +228,9 @@ pub(super) fn migrate(conn: &Connection, migrations: &[&str]) -> Result<(), Stor
     let newest = migrations.len() as i64;
     let present = version(conn).map_err(with_file)?;
     if present > newest {
-        return Err(StoreError::Open(format!("{LOG_FILE} has version {present}, made by a newer Haggle; this one knows up to {newest}")));
+        return Err(StoreError::Open(format!(
+            "{LOG_FILE} has version {present}, made by a newer Haggle; this one knows up to {newest}"
+        )));
     }
     let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(with_file)?;
     if present > 0 && application != APPLICATION_ID {
@@ -234,7 +238,10 @@ pub(super) fn migrate(conn: &Connection, migrations: &[&str]) -> Result<(), Stor
     }
     for (step, sql) in migrations.iter().enumerate().skip(present as usize) {
         let to = step + 1;
-        conn.execute_batch(&format!("BEGIN; {sql}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {to}; COMMIT")).map_err(with_file)?;
+        conn.execute_batch(&format!(
+            "BEGIN; {sql}; PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {to}; COMMIT"
+        ))
+        .map_err(with_file)?;
         tracing::info!(file = LOG_FILE, version = to, "store migrated");
     }
     Ok(())
@@ -250,7 +257,9 @@ pub(super) fn installation_secret(log: &Connection) -> Result<[u8; 32], StoreErr
         .query_row("SELECT value FROM meta WHERE key = 'installation_secret'", [], |row| row.get(0))
         .optional()
         .map_err(|error| sql_error(LOG_FILE, error))?;
-    secret.and_then(|bytes| bytes.try_into().ok()).ok_or_else(|| StoreError::Corrupt(format!("{LOG_FILE}: no installation secret")))
+    secret
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or_else(|| StoreError::Corrupt(format!("{LOG_FILE}: no installation secret")))
 }
 
 /// What an error of SQLite means for callers.

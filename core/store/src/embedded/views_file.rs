@@ -22,7 +22,10 @@ impl ViewsFile {
     /// Opens the views of the log in `dir`, which ends at `tail`, and says how far they go. What is missing, damaged, of another
     /// version or of another log is made anew, empty.
     pub(super) fn open(dir: &Path, tail: Tail) -> Result<(ViewsFile, Pos), StoreError> {
-        let mut views = ViewsFile { dir: dir.to_path_buf(), conn: None };
+        let mut views = ViewsFile {
+            dir: dir.to_path_buf(),
+            conn: None,
+        };
         if dir.join(VIEWS_FILE).exists() {
             match views.applied_of(tail) {
                 Ok(applied) => return Ok((views, applied)),
@@ -64,15 +67,27 @@ impl ViewsFile {
     fn applied_of(&mut self, tail: Tail) -> Result<Pos, StoreError> {
         let with_file = |error| sql_error(VIEWS_FILE, error);
         let conn = self.connection()?;
-        let (applied, ts) = conn.query_row("SELECT applied, applied_ts FROM meta", [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))).map_err(with_file)?;
-        let at_applied: Option<i64> = conn.query_row("SELECT ts FROM log WHERE pos = ?1", [applied], |row| row.get(0)).optional().map_err(with_file)?;
+        let (applied, ts) = conn
+            .query_row("SELECT applied, applied_ts FROM meta", [], |row| {
+                Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+            })
+            .map_err(with_file)?;
+        let at_applied: Option<i64> = conn
+            .query_row("SELECT ts FROM log WHERE pos = ?1", [applied], |row| row.get(0))
+            .optional()
+            .map_err(with_file)?;
         let fits = applied as u64 <= tail.pos.0 && at_applied.unwrap_or(0) == ts;
-        if fits { Ok(Pos(applied as u64)) } else { Err(StoreError::Corrupt(format!("{VIEWS_FILE} belongs to another log"))) }
+        if fits {
+            Ok(Pos(applied as u64))
+        } else {
+            Err(StoreError::Corrupt(format!("{VIEWS_FILE} belongs to another log")))
+        }
     }
 }
 
 fn attach(conn: Connection, dir: &Path) -> Result<Connection, StoreError> {
-    conn.execute("ATTACH ?1 AS l", [dir.join(LOG_FILE).to_string_lossy()]).map_err(|error| sql_error(LOG_FILE, error))?;
+    conn.execute("ATTACH ?1 AS l", [dir.join(LOG_FILE).to_string_lossy()])
+        .map_err(|error| sql_error(LOG_FILE, error))?;
     Ok(conn)
 }
 

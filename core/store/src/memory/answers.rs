@@ -1,15 +1,17 @@
 //! The views, read from the [`State`].
 
 use async_trait::async_trait;
-use haggle_model::{Address, CommandId, ConversationId, ConversationKind, Marks, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId, unread};
+use haggle_model::{
+    Address, CommandId, ConversationId, ConversationKind, Marks, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId, unread,
+};
 
 use super::{
     MemoryStore,
     state::{Conversation, Created, State},
 };
 use crate::{
-    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow, StoreError,
-    TimerRow, UserRow, Views,
+    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow,
+    StoreError, TimerRow, UserRow, Views,
 };
 
 impl MemoryStore {
@@ -28,22 +30,43 @@ impl MemoryStore {
     fn personal_conversation<'s>(&self, state: &'s State, user: &UserId) -> Option<&'s Conversation> {
         let address = Address::Personal(user.clone());
         let key = self.keys.key(&address);
-        (0..)
-            .map(|attempt| state.conversations.get(&key.probe(attempt)))
-            .find(|found| found.and_then(|conversation| conversation.created.as_ref()).is_none_or(|created| created.what.address == address))?
+        (0..).map(|attempt| state.conversations.get(&key.probe(attempt))).find(|found| {
+            found
+                .and_then(|conversation| conversation.created.as_ref())
+                .is_none_or(|created| created.what.address == address)
+        })?
     }
 
     fn personal_row(&self, state: &State, user: &UserId, id: ConversationId) -> PersonalRow {
-        self.personal_conversation(state, user).and_then(|own| own.personal.get(&id)).cloned().unwrap_or_default()
+        self.personal_conversation(state, user)
+            .and_then(|own| own.personal.get(&id))
+            .cloned()
+            .unwrap_or_default()
     }
 
     fn inbox_row_in(&self, state: &State, user: &UserId, id: ConversationId) -> Option<InboxRow> {
         let conversation = state.conversations.get(&id)?;
         let row = conversation.row(id)?;
         let member = conversation.members.get(user)?.clone();
-        let deleted = conversation.deleted.range(member.mark.read_n + 1..).filter(|(_, sender)| *sender != user).count() as u32;
-        let unread = unread(Marks { read_n: member.mark.read_n, own: member.mark.own, deleted }, row.head_n);
-        Some(InboxRow { conversation: row, member, personal: self.personal_row(state, user, id), unread })
+        let deleted = conversation
+            .deleted
+            .range(member.mark.read_n + 1..)
+            .filter(|(_, sender)| *sender != user)
+            .count() as u32;
+        let unread = unread(
+            Marks {
+                read_n: member.mark.read_n,
+                own: member.mark.own,
+                deleted,
+            },
+            row.head_n,
+        );
+        Some(InboxRow {
+            conversation: row,
+            member,
+            personal: self.personal_row(state, user, id),
+            unread,
+        })
     }
 }
 
@@ -74,7 +97,10 @@ impl Conversation {
 
 /// In a user's list: a present member of a conversation of people, who has not hidden it or for whom a message came since.
 fn is_shown(row: &InboxRow) -> bool {
-    let of_people = matches!(row.conversation.kind(), ConversationKind::Direct | ConversationKind::Group | ConversationKind::Context);
+    let of_people = matches!(
+        row.conversation.kind(),
+        ConversationKind::Direct | ConversationKind::Group | ConversationKind::Context
+    );
     let hidden = row.personal.hidden_at.is_some() && row.conversation.last_message <= row.personal.hidden_to;
     of_people && row.member.left_seq.is_none() && !hidden
 }
@@ -95,7 +121,9 @@ impl Views for MemoryStore {
 
     async fn members(&self, id: ConversationId, after: Option<&UserId>, limit: usize) -> Result<Vec<MemberRow>, StoreError> {
         let wanted = |member: &&MemberRow| after.is_none_or(|after| member.user > *after);
-        self.of(id, |conversation| conversation.members.values().filter(wanted).take(limit).cloned().collect())
+        self.of(id, |conversation| {
+            conversation.members.values().filter(wanted).take(limit).cloned().collect()
+        })
     }
 
     async fn commands(&self, id: ConversationId, since: Millis, limit: usize) -> Result<Vec<CommandRow>, StoreError> {
@@ -113,17 +141,30 @@ impl Views for MemoryStore {
     async fn own_numbers(&self, id: ConversationId, user: &UserId, above_n: u32) -> Result<Vec<u32>, StoreError> {
         self.of(id, |conversation| {
             let countable = conversation.countable.iter().map(|seq| &conversation.messages[seq]);
-            countable.filter(|message| message.sender == *user && message.n > above_n).map(|message| message.n).collect()
+            countable
+                .filter(|message| message.sender == *user && message.n > above_n)
+                .map(|message| message.n)
+                .collect()
         })
     }
 
     async fn deleted(&self, id: ConversationId, above_n: u32) -> Result<Vec<(u32, UserId)>, StoreError> {
-        self.of(id, |conversation| conversation.deleted.range(above_n.saturating_add(1)..).map(|(n, sender)| (*n, sender.clone())).collect())
+        self.of(id, |conversation| {
+            conversation
+                .deleted
+                .range(above_n.saturating_add(1)..)
+                .map(|(n, sender)| (*n, sender.clone()))
+                .collect()
+        })
     }
 
     async fn events(&self, id: ConversationId, after: Seq, limit: usize) -> Result<Vec<EventRow>, StoreError> {
         self.of(id, |conversation| {
-            let present = conversation.events.range(after.saturating_add(1)..).zip(after.saturating_add(1)..).take(limit);
+            let present = conversation
+                .events
+                .range(after.saturating_add(1)..)
+                .zip(after.saturating_add(1)..)
+                .take(limit);
             let dense = present.take_while(|((seq, _), expected)| *seq == expected);
             dense
                 .map(|((seq, entry), _)| EventRow {
@@ -134,7 +175,10 @@ impl Views for MemoryStore {
                     origin: entry.origin.clone(),
                     command: entry.command,
                     event: entry.event.redacted(),
-                    message: entry.event.message_seq(*seq).and_then(|target| conversation.messages.get(&target).cloned()),
+                    message: entry
+                        .event
+                        .message_seq(*seq)
+                        .and_then(|target| conversation.messages.get(&target).cloned()),
                 })
                 .collect()
         })
@@ -142,7 +186,9 @@ impl Views for MemoryStore {
 
     async fn messages(&self, id: ConversationId, page: Page, limit: usize, viewer: Option<&UserId>) -> Result<Vec<MessageRow>, StoreError> {
         let inner = self.inner.read();
-        let Some(conversation) = inner.state.conversations.get(&id) else { return Ok(Vec::new()) };
+        let Some(conversation) = inner.state.conversations.get(&id) else {
+            return Ok(Vec::new());
+        };
         let own = viewer.and_then(|viewer| self.personal_conversation(&inner.state, viewer));
         let hidden_to = own.and_then(|own| own.personal.get(&id)).map_or(0, |personal| personal.hidden_to);
         let is_seen = |message: &&MessageRow| message.id.seq > hidden_to && own.is_none_or(|own| !own.hidden.contains(&message.id));
@@ -159,11 +205,21 @@ impl Views for MemoryStore {
     }
 
     async fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
-        self.of_user(user, |own| own.hidden.contains(&id) || own.personal.get(&id.conversation).is_some_and(|personal| id.seq <= personal.hidden_to))
+        self.of_user(user, |own| {
+            own.hidden.contains(&id) || own.personal.get(&id.conversation).is_some_and(|personal| id.seq <= personal.hidden_to)
+        })
     }
 
     async fn advances(&self, id: ConversationId, from_seq: Seq, limit: usize) -> Result<Vec<AdvanceRow>, StoreError> {
-        self.of(id, |conversation| conversation.advances.iter().filter(|advance| advance.to_seq >= from_seq).take(limit).cloned().collect())
+        self.of(id, |conversation| {
+            conversation
+                .advances
+                .iter()
+                .filter(|advance| advance.to_seq >= from_seq)
+                .take(limit)
+                .cloned()
+                .collect()
+        })
     }
 
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
@@ -173,7 +229,13 @@ impl Views for MemoryStore {
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let inner = self.inner.read();
         let place = |row: &InboxRow| (row.conversation.last_message_at, row.conversation.id);
-        let mut rows: Vec<_> = inner.state.conversations.keys().filter_map(|id| self.inbox_row_in(&inner.state, user, *id)).filter(is_shown).collect();
+        let mut rows: Vec<_> = inner
+            .state
+            .conversations
+            .keys()
+            .filter_map(|id| self.inbox_row_in(&inner.state, user, *id))
+            .filter(is_shown)
+            .collect();
         rows.retain(|row| query.archived.is_none_or(|archived| row.personal.archived_at.is_some() == archived));
         rows.retain(|row| query.before.is_none_or(|before| place(row) < before));
         rows.sort_by_key(|row| std::cmp::Reverse(place(row)));
@@ -189,32 +251,55 @@ impl Views for MemoryStore {
         self.of(scope, |conversation| conversation.kv.get(&(plugin.clone(), key.to_string())).cloned())
     }
 
-    async fn kv_list(&self, scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KvRow>, StoreError> {
-        let wanted = |((of, key), _): &(&(PluginId, String), &KvRow)| of == plugin && key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after);
-        self.of(scope, |conversation| conversation.kv.iter().filter(wanted).map(|(_, row)| row.clone()).take(limit).collect())
+    async fn kv_list(
+        &self,
+        scope: ConversationId,
+        plugin: &PluginId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KvRow>, StoreError> {
+        let wanted = |((of, key), _): &(&(PluginId, String), &KvRow)| {
+            of == plugin && key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after)
+        };
+        self.of(scope, |conversation| {
+            conversation.kv.iter().filter(wanted).map(|(_, row)| row.clone()).take(limit).collect()
+        })
     }
 
     async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError> {
-        self.of(scope, |conversation| conversation.reservations.get(&(plugin.clone(), key.to_string())).cloned())
+        self.of(scope, |conversation| {
+            conversation.reservations.get(&(plugin.clone(), key.to_string())).cloned()
+        })
     }
 
     async fn timers_due(&self, shard: Shard, until: Millis, limit: usize) -> Result<Vec<TimerRow>, StoreError> {
         let inner = self.inner.read();
         let of_shard = inner.state.conversations.iter().filter(|(id, _)| id.shard(self.shards) == shard);
-        let mut due: Vec<_> = of_shard.flat_map(|(id, conversation)| timers(*id, conversation)).filter(|timer| timer.due <= until).collect();
+        let mut due: Vec<_> = of_shard
+            .flat_map(|(id, conversation)| timers(*id, conversation))
+            .filter(|timer| timer.due <= until)
+            .collect();
         due.sort_by_key(|timer| timer.due);
         due.truncate(limit);
         Ok(due)
     }
 
     async fn timer(&self, id: ConversationId, plugin: &PluginId, name: &str) -> Result<Option<TimerRow>, StoreError> {
-        self.of(id, |conversation| timers(id, conversation).find(|timer| timer.plugin == *plugin && timer.name == name))
+        self.of(id, |conversation| {
+            timers(id, conversation).find(|timer| timer.plugin == *plugin && timer.name == name)
+        })
     }
 
     async fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
         self.of_user(user, |own| {
             let (profile, created_at, updated_at) = own.profile.clone()?;
-            Some(UserRow { id: user.clone(), profile, created_at, updated_at })
+            Some(UserRow {
+                id: user.clone(),
+                profile,
+                created_at,
+                updated_at,
+            })
         })
     }
 
@@ -224,7 +309,12 @@ impl Views for MemoryStore {
 
     async fn notifications(&self, user: &UserId, before: Option<Seq>, unread_only: bool, limit: usize) -> Result<Vec<NotificationRow>, StoreError> {
         self.of_user(user, |own| {
-            let listed = own.notifications.values().rev().filter(|stored| !stored.replaced).map(|stored| &stored.row);
+            let listed = own
+                .notifications
+                .values()
+                .rev()
+                .filter(|stored| !stored.replaced)
+                .map(|stored| &stored.row);
             let wanted = listed.filter(|row| before.is_none_or(|before| row.id.seq < before) && !(unread_only && row.read));
             wanted.take(limit).cloned().collect()
         })
@@ -248,6 +338,12 @@ impl Views for MemoryStore {
 fn timers(id: ConversationId, conversation: &Conversation) -> impl Iterator<Item = TimerRow> {
     conversation.timers.values().filter_map(move |timer| {
         let (plugin, name, payload) = (timer.plugin.clone(), timer.name.clone(), timer.payload.clone());
-        Some(TimerRow { conversation: id, plugin, name, due: timer.due?, payload })
+        Some(TimerRow {
+            conversation: id,
+            plugin,
+            name,
+            due: timer.due?,
+            payload,
+        })
     })
 }

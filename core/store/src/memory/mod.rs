@@ -45,14 +45,22 @@ impl MemoryStore {
 
     /// A store whose conversation keys are derived from `secret`.
     pub fn with_secret(shards: u16, secret: [u8; 32]) -> MemoryStore {
-        MemoryStore { shards: shards.max(1), secret, keys: KeyRing::new(secret), inner: RwLock::default() }
+        MemoryStore {
+            shards: shards.max(1),
+            secret,
+            keys: KeyRing::new(secret),
+            inner: RwLock::default(),
+        }
     }
 }
 
 impl Inner {
     fn tail(&self, shard: Shard) -> Tail {
         let log = self.logs.get(&shard).map_or(&[][..], Vec::as_slice);
-        Tail { pos: Pos(log.len() as u64), ts: log.last().map_or(0, |entry| entry.ts) }
+        Tail {
+            pos: Pos(log.len() as u64),
+            ts: log.last().map_or(0, |entry| entry.ts),
+        }
     }
 
     fn erase_deleted(&mut self, deleted_before: Millis, limit: usize) -> usize {
@@ -60,7 +68,11 @@ impl Inner {
         for id in &messages {
             let log = self.logs.values_mut().flatten().filter(|entry| entry.conversation == id.conversation);
             for entry in log.filter(|entry| is_text_of(entry, id.seq)) {
-                *entry = Arc::new(Entry { event: entry.event.redacted(), redacted: true, ..Entry::clone(entry) });
+                *entry = Arc::new(Entry {
+                    event: entry.event.redacted(),
+                    redacted: true,
+                    ..Entry::clone(entry)
+                });
             }
         }
         self.state = self.replayed();
@@ -84,7 +96,9 @@ fn is_text_of(entry: &Entry, seq: u32) -> bool {
 }
 
 fn is_increasing(last: Micros, entries: &[Arc<Entry>]) -> bool {
-    std::iter::once(last).chain(entries.iter().map(|entry| entry.ts)).is_sorted_by(|a, b| a < b)
+    std::iter::once(last)
+        .chain(entries.iter().map(|entry| entry.ts))
+        .is_sorted_by(|a, b| a < b)
 }
 
 #[async_trait]
@@ -165,7 +179,15 @@ impl Cursors for MemoryStore {
     }
 
     async fn failed(&self, after: u64, limit: usize) -> Result<Vec<FailedDelivery>, StoreError> {
-        Ok(self.inner.read().failed.values().filter(|failed| failed.id > after).take(limit).cloned().collect())
+        Ok(self
+            .inner
+            .read()
+            .failed
+            .values()
+            .filter(|failed| failed.id > after)
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     async fn failed_count(&self) -> Result<u64, StoreError> {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use haggle_model::{
-    CommandId, Content, ConversationCreated, ConversationId, Entry, Event, MarkChange, MessageId, Millis, PluginId, Pos, Profile, Reservation, ReservationState, Role, Seq,
-    TimerChange, UserId,
+    CommandId, Content, ConversationCreated, ConversationId, Entry, Event, MarkChange, MessageId, Millis, PluginId, Pos, Profile, Reservation,
+    ReservationState, Role, Seq, TimerChange, UserId,
 };
 
 use crate::{ADVANCES_PARTICIPANTS_MAX, AdvanceRow, CommandRow, KvRow, MemberRow, MessageRow, NotificationRow, PersonalRow, sender_of};
@@ -66,9 +66,15 @@ impl State {
     pub(super) fn messages_to_erase(&self, deleted_before: Millis, limit: usize) -> Vec<MessageId> {
         let conversations = self.conversations.values();
         let candidates = conversations.flat_map(|conversation| {
-            conversation.messages.values().filter(|message| !conversation.events[&message.id.seq].redacted)
+            conversation
+                .messages
+                .values()
+                .filter(|message| !conversation.events[&message.id.seq].redacted)
         });
-        let mut messages: Vec<_> = candidates.filter_map(|message| Some((message.deleted_at?, message.id))).filter(|(at, _)| *at < deleted_before).collect();
+        let mut messages: Vec<_> = candidates
+            .filter_map(|message| Some((message.deleted_at?, message.id)))
+            .filter(|(at, _)| *at < deleted_before)
+            .collect();
         messages.sort();
         messages.into_iter().map(|(_, id)| id).take(limit).collect()
     }
@@ -93,7 +99,11 @@ impl Conversation {
 
     /// The newest countable message that is not deleted.
     pub(super) fn last_message(&self) -> Option<&MessageRow> {
-        self.countable.iter().rev().map(|seq| &self.messages[seq]).find(|message| message.deleted_at.is_none())
+        self.countable
+            .iter()
+            .rev()
+            .map(|seq| &self.messages[seq])
+            .find(|message| message.deleted_at.is_none())
     }
 
     /// Who is in.
@@ -102,7 +112,13 @@ impl Conversation {
     }
 
     fn command(&mut self, pos: Pos, id: CommandId, entry: &Entry) {
-        let new = CommandRow { id, digest: entry.digest, seq: 0, at: entry.at, answer: None };
+        let new = CommandRow {
+            id,
+            digest: entry.digest,
+            seq: 0,
+            at: entry.at,
+            answer: None,
+        };
         let (_, row) = self.commands.entry(id).or_insert((pos, new));
         if row.seq == 0 {
             row.seq = entry.seq;
@@ -146,7 +162,11 @@ impl Conversation {
             Event::MessageCreated(content) => self.created(entry, content),
             Event::MessageEdited { target, content } => self.change(entry, *target, |message| {
                 let (countable, client_id) = (message.content.countable, message.content.client_id.take());
-                message.content = Content { countable, client_id, ..content.clone() };
+                message.content = Content {
+                    countable,
+                    client_id,
+                    ..content.clone()
+                };
                 message.edited_at = Some(at);
             }),
             Event::MessageDeleted { target, sender, n } => self.delete(entry, *target, sender, *n),
@@ -184,7 +204,14 @@ impl Conversation {
         for change in &entry.effects.kv {
             let place = (change.plugin.clone(), change.key.clone());
             match change.value.clone() {
-                Some(value) => drop(self.kv.insert(place, KvRow { key: change.key.clone(), value, expires_at: change.expires_at })),
+                Some(value) => drop(self.kv.insert(
+                    place,
+                    KvRow {
+                        key: change.key.clone(),
+                        value,
+                        expires_at: change.expires_at,
+                    },
+                )),
                 None => drop(self.kv.remove(&place)),
             }
         }
@@ -208,21 +235,39 @@ impl Conversation {
     }
 
     fn joined(&mut self, entry: &Entry, user: &UserId, role: Role) {
-        let mark = MarkChange { delivered_seq: entry.seq, read_seq: entry.seq, read_n: entry.n, own: 0 };
-        let member = MemberRow { user: user.clone(), role, joined_seq: entry.seq, joined_at: entry.at, left_seq: None, mark };
+        let mark = MarkChange {
+            delivered_seq: entry.seq,
+            read_seq: entry.seq,
+            read_n: entry.n,
+            own: 0,
+        };
+        let member = MemberRow {
+            user: user.clone(),
+            role,
+            joined_seq: entry.seq,
+            joined_at: entry.at,
+            left_seq: None,
+            mark,
+        };
         self.members.insert(user.clone(), member);
     }
 
     fn marked(&mut self, entry: &Entry, user: &UserId, mark: MarkChange) {
         let advances = self.members.get(user).is_some_and(|member| mark.read_seq > member.mark.read_seq);
         if advances && self.participants() <= ADVANCES_PARTICIPANTS_MAX {
-            self.advances.push(AdvanceRow { user: user.clone(), to_seq: mark.read_seq, at: entry.at });
+            self.advances.push(AdvanceRow {
+                user: user.clone(),
+                to_seq: mark.read_seq,
+                at: entry.at,
+            });
         }
         self.merge(user, mark);
     }
 
     fn merge(&mut self, user: &UserId, new: MarkChange) {
-        let Some(MemberRow { mark, .. }) = self.members.get_mut(user) else { return };
+        let Some(MemberRow { mark, .. }) = self.members.get_mut(user) else {
+            return;
+        };
         let delivered_seq = mark.delivered_seq.max(new.delivered_seq);
         let read = if new.read_seq >= mark.read_seq { new } else { *mark };
         *mark = MarkChange { delivered_seq, ..read };
@@ -260,7 +305,10 @@ impl Conversation {
     fn delete(&mut self, entry: &Entry, target: Seq, sender: &UserId, n: u32) {
         let mut was_there = false;
         self.change(entry, target, |message| {
-            message.content = Content { kind: std::mem::take(&mut message.content.kind), ..Content::default() };
+            message.content = Content {
+                kind: std::mem::take(&mut message.content.kind),
+                ..Content::default()
+            };
             message.reactions.clear();
             message.deleted_at = Some(entry.at);
             was_there = true;
@@ -282,7 +330,13 @@ impl Conversation {
             }
         }
         let id = entry.conversation.message(entry.seq);
-        let row = NotificationRow { id, notification: notification.clone(), read: false, created_at: entry.at, updated_at: entry.at };
+        let row = NotificationRow {
+            id,
+            notification: notification.clone(),
+            read: false,
+            created_at: entry.at,
+            updated_at: entry.at,
+        };
         self.notifications.insert(entry.seq, Stored { row, replaced: false });
     }
 

@@ -8,11 +8,26 @@ use crate::{Cursor, FailedDelivery, Held};
 /// A cursor comes back whole, per consumer, also after reopening; saving replaces it.
 pub async fn cursors_come_back_with_what_they_hold(open: &Opener) {
     let store = open().await;
-    let held = |n: u64| Held { conversation: ConversationId(n << 16 | u64::MAX << 60), from: Pos(n) };
-    let cursor = |pos, held: &[Held]| Cursor { pos: Pos(pos), held: held.to_vec() };
+    let held = |n: u64| Held {
+        conversation: ConversationId(n << 16 | u64::MAX << 60),
+        from: Pos(n),
+    };
+    let cursor = |pos, held: &[Held]| Cursor {
+        pos: Pos(pos),
+        held: held.to_vec(),
+    };
     assert_eq!(store.cursors(Shard(0)).await.unwrap(), []);
-    store.save_cursors(Shard(0), vec![("b".to_string(), cursor(9, &[held(2), held(5)])), ("a".to_string(), cursor(4, &[]))]).await.unwrap();
-    store.save_cursors(Shard(0), vec![("b".to_string(), cursor(12, &[held(5)]))]).await.unwrap();
+    store
+        .save_cursors(
+            Shard(0),
+            vec![("b".to_string(), cursor(9, &[held(2), held(5)])), ("a".to_string(), cursor(4, &[]))],
+        )
+        .await
+        .unwrap();
+    store
+        .save_cursors(Shard(0), vec![("b".to_string(), cursor(12, &[held(5)]))])
+        .await
+        .unwrap();
     let expected = vec![("a".to_string(), cursor(4, &[])), ("b".to_string(), cursor(12, &[held(5)]))];
     assert_eq!(store.cursors(Shard(0)).await.unwrap(), expected);
     store.rebuild_views().await.unwrap();
@@ -40,7 +55,13 @@ pub async fn failed_deliveries_are_kept_until_removed(open: &Opener) {
     assert!(second > first);
     assert_eq!(store.add_failed(failed(0, 6)).await.unwrap(), first);
     assert_eq!(store.failed_count().await.unwrap(), 2);
-    assert_eq!(store.failed(0, 10).await.unwrap(), [FailedDelivery { id: first, ..failed(0, 6) }, FailedDelivery { id: second, ..failed(1, 1) }]);
+    assert_eq!(
+        store.failed(0, 10).await.unwrap(),
+        [
+            FailedDelivery { id: first, ..failed(0, 6) },
+            FailedDelivery { id: second, ..failed(1, 1) }
+        ]
+    );
     assert_eq!(store.failed(first, 10).await.unwrap().len(), 1);
     assert_eq!(store.failed(0, 1).await.unwrap().len(), 1);
     assert!(store.remove_failed(second).await.unwrap());

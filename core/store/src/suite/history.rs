@@ -6,8 +6,8 @@ use std::{
 };
 
 use haggle_model::{
-    Address, CommandId, Content, ConversationCreated, ConversationId, ConversationUpdate, Effects, Entry, Event, KeyRing, KvChange, MarkChange, MessageId, Millis,
-    Notification, Outgoing, OutgoingItem, PluginId, Profile, Reservation, ReservationState, Role, Seq, Shard, TimerChange, UserId,
+    Address, CommandId, Content, ConversationCreated, ConversationId, ConversationUpdate, Effects, Entry, Event, KeyRing, KvChange, MarkChange,
+    MessageId, Millis, Notification, Outgoing, OutgoingItem, PluginId, Profile, Reservation, ReservationState, Role, Seq, Shard, TimerChange, UserId,
 };
 
 use super::{START, bare};
@@ -77,13 +77,27 @@ impl History {
         let keys = KeyRing::new(secret);
         let users: Vec<UserId> = (0..USERS).map(|i| UserId::from(format!("user-{i}"))).collect();
         let plugin = PluginId::from("shop");
-        let mut addresses = vec![Address::Broadcast("news".to_string()), Address::Plugin(plugin.clone()), Address::kv(&plugin, KEYS[0])];
+        let mut addresses = vec![
+            Address::Broadcast("news".to_string()),
+            Address::Plugin(plugin.clone()),
+            Address::kv(&plugin, KEYS[0]),
+        ];
         addresses.extend(users.iter().cloned().map(Address::Personal));
         addresses.extend((1..USERS).map(|i| Address::direct(&users[0], &users[i])));
         addresses.extend((0..3).map(|i| Address::Group(users[i].clone(), CommandId([i as u8; 16]))));
         addresses.extend((0..3).map(|i| Address::Context(plugin.clone(), "order".to_string(), i.to_string())));
         let conversations = addresses.into_iter().map(|address| (keys.key(&address), address)).collect();
-        History { random: Random(seed), shards, ts: 0, at: START, commands: 0, users, conversations, places: BTreeMap::new(), used: Vec::new() }
+        History {
+            random: Random(seed),
+            shards,
+            ts: 0,
+            at: START,
+            commands: 0,
+            users,
+            conversations,
+            places: BTreeMap::new(),
+            used: Vec::new(),
+        }
     }
 
     /// Commands that were used, with their conversation.
@@ -124,9 +138,21 @@ impl History {
             place.count(actor, &event);
         }
         let (seq, n) = (if event.is_sequenced() { place.seq } else { 0 }, place.n);
-        let origin = if self.random.one_in(5) { vec![PluginId::from("shop")] } else { Vec::new() };
+        let origin = if self.random.one_in(5) {
+            vec![PluginId::from("shop")]
+        } else {
+            Vec::new()
+        };
         let digest = self.random.next();
-        Arc::new(Entry { at: self.at, actor: Some(actor.clone()), command, digest, origin, effects, ..bare(self.ts, id, seq, n, event) })
+        Arc::new(Entry {
+            at: self.at,
+            actor: Some(actor.clone()),
+            command,
+            digest,
+            origin,
+            effects,
+            ..bare(self.ts, id, seq, n, event)
+        })
     }
 
     fn creation(&mut self, address: &Address, actor: &UserId) -> Vec<Event> {
@@ -152,23 +178,40 @@ impl History {
         let head = self.places[&id].seq;
         match (self.random.below(24), message) {
             (0..8, _) => Event::MessageCreated(self.content()),
-            (8 | 9, Some((target, ..))) => Event::MessageEdited { target, content: self.content() },
+            (8 | 9, Some((target, ..))) => Event::MessageEdited {
+                target,
+                content: self.content(),
+            },
             (10 | 11, Some((target, sender, n))) => Event::MessageDeleted { target, sender, n },
-            (12 | 13, Some((target, ..))) => Event::ReactionAdded { target, user, emoji: ["+1", "-1", "x"][self.random.below(3)].to_string() },
+            (12 | 13, Some((target, ..))) => Event::ReactionAdded {
+                target,
+                user,
+                emoji: ["+1", "-1", "x"][self.random.below(3)].to_string(),
+            },
             (14, Some((target, ..))) => Event::ReactionRemoved { target, user },
-            (15, _) => Event::ParticipantJoined { user, role: if self.random.one_in(2) { Role::Admin } else { Role::Member } },
+            (15, _) => Event::ParticipantJoined {
+                user,
+                role: if self.random.one_in(2) { Role::Admin } else { Role::Member },
+            },
             (16, _) => Event::ParticipantLeft { user },
             (17, _) => Event::ParticipantUpdated { user, role: Role::Admin },
             (18, _) => {
                 let mut field = || [None, Some(String::new()), Some("new".to_string())][self.random.below(3)].clone();
-                Event::ConversationUpdated(ConversationUpdate { name: field(), avatar: field(), state: field() })
+                Event::ConversationUpdated(ConversationUpdate {
+                    name: field(),
+                    avatar: field(),
+                    state: field(),
+                })
             }
             (19, _) if self.random.one_in(2) => Event::ConversationClosed(None),
             (19, _) => Event::ConversationReopened,
             (20, _) if self.random.one_in(2) => Event::UserBlocked { by: actor.clone() },
             (20, _) => Event::UserUnblocked { by: actor.clone() },
             (21, _) => Event::Effects,
-            _ => Event::Marked { user, mark: self.mark(id, head) },
+            _ => Event::Marked {
+                user,
+                mark: self.mark(id, head),
+            },
         }
     }
 
@@ -180,19 +223,36 @@ impl History {
         match self.random.below(14) {
             0 => Event::MembershipStarted(conversation),
             1 => Event::MembershipEnded(conversation),
-            2 => Event::ConversationArchived { conversation, archived: self.random.one_in(2) },
+            2 => Event::ConversationArchived {
+                conversation,
+                archived: self.random.one_in(2),
+            },
             3 => Event::ConversationHidden { conversation, to_seq: seq },
             4 | 5 => Event::MessageHidden(conversation.message(seq)),
-            6 => Event::ConversationMuted { conversation, until: self.random.one_in(2).then_some(seq.into()) },
-            7 => Event::ProfileUpdated(Profile { name: Some(format!("name {seq}")), ..Profile::default() }),
-            8 => Event::BlockListed { user, blocked: !self.random.one_in(3) },
+            6 => Event::ConversationMuted {
+                conversation,
+                until: self.random.one_in(2).then_some(seq.into()),
+            },
+            7 => Event::ProfileUpdated(Profile {
+                name: Some(format!("name {seq}")),
+                ..Profile::default()
+            }),
+            8 => Event::BlockListed {
+                user,
+                blocked: !self.random.one_in(3),
+            },
             9 => Event::NotificationsRead((0..self.random.below(4)).map(|i| seq + i as Seq).collect()),
             10 => Event::AllNotificationsRead(seq),
             11 => Event::Effects,
             _ => {
                 let message = Some(MessageId { conversation, seq });
                 let collapse = [None, Some("j".to_string()), Some("k".to_string())][self.random.below(3)].clone();
-                Event::Notified(Notification { topic: "T".to_string(), message, collapse, ..Notification::default() })
+                Event::Notified(Notification {
+                    topic: "T".to_string(),
+                    message,
+                    collapse,
+                    ..Notification::default()
+                })
             }
         }
     }
@@ -201,13 +261,24 @@ impl History {
         let text = format!("text {}", self.random.below(1_000_000));
         let countable = !self.random.one_in(6);
         let kind = ["text", "image", "service_offer"][self.random.below(3)].to_string();
-        Content { kind, text, countable, client_id: self.random.one_in(3).then(|| "c".to_string()), ..Content::default() }
+        Content {
+            kind,
+            text,
+            countable,
+            client_id: self.random.one_in(3).then(|| "c".to_string()),
+            ..Content::default()
+        }
     }
 
     fn mark(&mut self, id: ConversationId, head: Seq) -> MarkChange {
         let read_seq = self.random.below(head as usize + 1) as Seq;
         let read_n = self.places[&id].numbers.get(read_seq as usize).copied().unwrap_or_default();
-        MarkChange { delivered_seq: self.random.below(head as usize + 1) as Seq, read_seq, read_n, own: self.random.below(3) as u32 }
+        MarkChange {
+            delivered_seq: self.random.below(head as usize + 1) as Seq,
+            read_seq,
+            read_n,
+            own: self.random.below(3) as u32,
+        }
     }
 
     fn effects(&mut self, id: ConversationId, actor: &UserId, event: &Event) -> Effects {
@@ -225,20 +296,44 @@ impl History {
         match self.random.below(5) {
             0 | 1 => {
                 let value = (!self.random.one_in(3)).then(|| number.to_be_bytes().to_vec());
-                effects.kv.push(KvChange { plugin, key, value, expires_at: self.random.one_in(2).then_some(self.at) });
+                effects.kv.push(KvChange {
+                    plugin,
+                    key,
+                    value,
+                    expires_at: self.random.one_in(2).then_some(self.at),
+                });
             }
             2 => {
-                let state = ReservationState { holder: CommandId([number as u8; 16]), conversation: id, value: vec![1], since: self.at, kept: false };
-                effects.reservations.push(Reservation { plugin, key, state: (!self.random.one_in(3)).then_some(state) });
+                let state = ReservationState {
+                    holder: CommandId([number as u8; 16]),
+                    conversation: id,
+                    value: vec![1],
+                    since: self.at,
+                    kept: false,
+                };
+                effects.reservations.push(Reservation {
+                    plugin,
+                    key,
+                    state: (!self.random.one_in(3)).then_some(state),
+                });
             }
             3 => {
                 // Due times differ, so that every store sorts timers alike.
                 let due = (!self.random.one_in(3)).then_some(self.at + self.ts as Millis * 10_000);
-                effects.timers.push(TimerChange { plugin, name: key, due, payload: number.to_string() });
+                effects.timers.push(TimerChange {
+                    plugin,
+                    name: key,
+                    due,
+                    payload: number.to_string(),
+                });
             }
             _ => {
                 effects.answer = Some(number.to_string());
-                effects.outgoing.push(OutgoingItem { to: Address::Personal(actor.clone()), what: Outgoing::Personal(Event::MembershipStarted(id)), by: None });
+                effects.outgoing.push(OutgoingItem {
+                    to: Address::Personal(actor.clone()),
+                    what: Outgoing::Personal(Event::MembershipStarted(id)),
+                    by: None,
+                });
             }
         }
         effects

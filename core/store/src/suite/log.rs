@@ -69,8 +69,13 @@ pub async fn a_batch_is_whole_or_not_there(open: &Opener) {
     let id = pen.direct("ann", "bob").await;
     let shard = id.shard(pen.store.shards());
     let tail = pen.store.tail(shard).await.unwrap();
-    let batch: Vec<_> = (0..3).map(|i| Arc::new(pen.entry(id, "ann", Event::MessageCreated(text(&format!("m{i}")))))).collect();
-    let stale = Tail { pos: Pos(tail.pos.0 - 1), ts: tail.ts };
+    let batch: Vec<_> = (0..3)
+        .map(|i| Arc::new(pen.entry(id, "ann", Event::MessageCreated(text(&format!("m{i}"))))))
+        .collect();
+    let stale = Tail {
+        pos: Pos(tail.pos.0 - 1),
+        ts: tail.ts,
+    };
     assert!(pen.store.append(shard, stale, batch.clone()).await.is_err());
     assert_eq!(pen.store.head(id).await.unwrap(), Some((3, 0)));
     assert_eq!(pen.store.tail(shard).await.unwrap(), tail);
@@ -110,14 +115,52 @@ pub async fn the_log_survives_reopening(open: &Opener) {
 /// The text of a deleted message leaves the log, with that of its edits; what others said stays, and so does every answer.
 pub async fn deleted_text_is_erased(open: &Opener) {
     let mut pen = Pen::new(open).await;
-    let id = pen.create(Address::Group(UserId::from("ann"), haggle_model::CommandId([1; 16])), &["ann", "bob"]).await;
-    let (kept, gone, late) = (pen.say(id, "ann", "kept").await, pen.say(id, "ann", "secret one").await, pen.say(id, "bob", "secret three").await);
-    pen.write(id, "ann", Event::MessageEdited { target: gone, content: text("secret two") }).await;
-    let deleted = pen.write(id, "ann", Event::MessageDeleted { target: gone, sender: UserId::from("ann"), n: 2 }).await;
-    let later = pen.write(id, "bob", Event::MessageDeleted { target: late, sender: UserId::from("bob"), n: 3 }).await;
+    let id = pen
+        .create(Address::Group(UserId::from("ann"), haggle_model::CommandId([1; 16])), &["ann", "bob"])
+        .await;
+    let (kept, gone, late) = (
+        pen.say(id, "ann", "kept").await,
+        pen.say(id, "ann", "secret one").await,
+        pen.say(id, "bob", "secret three").await,
+    );
+    pen.write(
+        id,
+        "ann",
+        Event::MessageEdited {
+            target: gone,
+            content: text("secret two"),
+        },
+    )
+    .await;
+    let deleted = pen
+        .write(
+            id,
+            "ann",
+            Event::MessageDeleted {
+                target: gone,
+                sender: UserId::from("ann"),
+                n: 2,
+            },
+        )
+        .await;
+    let later = pen
+        .write(
+            id,
+            "bob",
+            Event::MessageDeleted {
+                target: late,
+                sender: UserId::from("bob"),
+                n: 3,
+            },
+        )
+        .await;
     let before = pen.store.messages(id, crate::Page::Newest, 10, None).await.unwrap();
 
-    assert_eq!(pen.store.erase_deleted(START, 10).await.unwrap(), 0, "nothing was deleted before the first entry");
+    assert_eq!(
+        pen.store.erase_deleted(START, 10).await.unwrap(),
+        0,
+        "nothing was deleted before the first entry"
+    );
     assert_eq!(pen.store.erase_deleted(later.at, 10).await.unwrap(), 1);
     assert_eq!(pen.store.erase_deleted(later.at, 10).await.unwrap(), 0, "it is erased already");
     let secrets = async |pen: &Pen| {
@@ -125,13 +168,20 @@ pub async fn deleted_text_is_erased(open: &Opener) {
         let found = log.iter().filter(|(_, entry)| format!("{entry:?}").contains("secret")).count();
         (found, log.iter().filter(|(_, entry)| entry.redacted).count())
     };
-    assert_eq!(secrets(&pen).await, (1, 2), "created and edited entry are blank, the later deleted one is not yet");
+    assert_eq!(
+        secrets(&pen).await,
+        (1, 2),
+        "created and edited entry are blank, the later deleted one is not yet"
+    );
     assert_eq!(pen.store.erase_deleted(later.at + 1, 10).await.unwrap(), 1);
     assert_eq!(secrets(&pen).await, (0, 3));
 
     assert_eq!(pen.store.messages(id, crate::Page::Newest, 10, None).await.unwrap(), before);
     let message = pen.store.message(id.message(gone)).await.unwrap().unwrap();
-    assert_eq!((message.deleted_at, message.content.text.as_str(), message.content.kind.as_str()), (Some(deleted.at), "", "text"));
+    assert_eq!(
+        (message.deleted_at, message.content.text.as_str(), message.content.kind.as_str()),
+        (Some(deleted.at), "", "text")
+    );
     assert_eq!(pen.store.message(id.message(kept)).await.unwrap().unwrap().content.text, "kept");
     pen.store.rebuild_views().await.unwrap();
     assert_eq!(pen.store.messages(id, crate::Page::Newest, 10, None).await.unwrap(), before);

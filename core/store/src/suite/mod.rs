@@ -18,15 +18,15 @@ pub use self::{
     cursors::{cursors_come_back_with_what_they_hold, failed_deliveries_are_kept_until_removed, last_seen_is_the_latest},
     history::{History, Random},
     log::{
-        a_batch_is_whole_or_not_there, a_stale_tail_is_fenced, an_empty_append_changes_nothing, deleted_text_is_erased, positions_are_dense, the_log_survives_reopening,
-        time_must_increase,
+        a_batch_is_whole_or_not_there, a_stale_tail_is_fenced, an_empty_append_changes_nothing, deleted_text_is_erased, positions_are_dense,
+        the_log_survives_reopening, time_must_increase,
     },
     random::{random_histories_give_the_answers_of_the_model, random_histories_survive_reopening_and_rebuilding},
     views::{
-        a_conversation_says_what_its_events_say, a_message_shows_its_present_state, a_user_has_a_profile_blocks_and_personal_rows, commands_are_found_again,
-        entries_are_in_the_views_at_once, events_end_before_the_first_missing_seq, kv_timers_and_reservations_are_absolute, marks_merge_by_maximum,
-        members_come_and_go, messages_page_in_both_directions, notifications_collapse_and_are_read, the_inbox_is_sorted_and_filtered,
-        unread_counts_leave_out_own_and_deleted,
+        a_conversation_says_what_its_events_say, a_message_shows_its_present_state, a_user_has_a_profile_blocks_and_personal_rows,
+        commands_are_found_again, entries_are_in_the_views_at_once, events_end_before_the_first_missing_seq, kv_timers_and_reservations_are_absolute,
+        marks_merge_by_maximum, members_come_and_go, messages_page_in_both_directions, notifications_collapse_and_are_read,
+        the_inbox_is_sorted_and_filtered, unread_counts_leave_out_own_and_deleted,
     },
 };
 use crate::{SharedStore, Tail};
@@ -41,7 +41,11 @@ pub const START: Millis = 1_750_000_000_000;
 
 /// Runs a test to its end.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime needs no more than a thread").block_on(test)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime needs no more than a thread")
+        .block_on(test)
 }
 
 /// Makes one test of every function of the suite. The argument makes the [`Opener`] of one test.
@@ -109,7 +113,12 @@ fn bare(ts: u64, conversation: ConversationId, seq: Seq, n: u32, event: Event) -
 
 /// A text that counts.
 fn text(text: &str) -> Content {
-    Content { kind: "text".to_string(), text: text.to_string(), countable: true, ..Content::default() }
+    Content {
+        kind: "text".to_string(),
+        text: text.to_string(),
+        countable: true,
+        ..Content::default()
+    }
 }
 
 /// Writes to a store, keeping count: one conversation after another gets its seqs and numbers.
@@ -124,7 +133,12 @@ impl Pen {
     async fn new(open: &Opener) -> Pen {
         let store = open().await;
         let keys = KeyRing::new(store.installation_secret().await.unwrap());
-        Pen { store, keys, ts: 0, heads: Default::default() }
+        Pen {
+            store,
+            keys,
+            ts: 0,
+            heads: Default::default(),
+        }
     }
 
     /// The key of the user's personal conversation.
@@ -143,7 +157,10 @@ impl Pen {
             0
         };
         *n += u32::from(matches!(&event, Event::MessageCreated(content) if content.countable));
-        Entry { actor: Some(UserId::from(actor)), ..bare(self.ts, conversation, seq, *n, event) }
+        Entry {
+            actor: Some(UserId::from(actor)),
+            ..bare(self.ts, conversation, seq, *n, event)
+        }
     }
 
     async fn append(&mut self, entry: Entry) -> Arc<Entry> {
@@ -164,11 +181,25 @@ impl Pen {
     async fn create(&mut self, address: Address, members: &[&str]) -> ConversationId {
         let id = self.keys.key(&address);
         let creator = members.first().map(|user| UserId::from(*user));
-        let created = ConversationCreated { address, creator, name: Some("a name".to_string()), avatar: None, state: None };
+        let created = ConversationCreated {
+            address,
+            creator,
+            name: Some("a name".to_string()),
+            avatar: None,
+            state: None,
+        };
         let actor = members.first().copied().unwrap_or("nobody");
         self.write(id, actor, Event::ConversationCreated(created)).await;
         for user in members {
-            self.write(id, actor, Event::ParticipantJoined { user: UserId::from(*user), role: Default::default() }).await;
+            self.write(
+                id,
+                actor,
+                Event::ParticipantJoined {
+                    user: UserId::from(*user),
+                    role: Default::default(),
+                },
+            )
+            .await;
         }
         id
     }

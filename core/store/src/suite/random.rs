@@ -33,7 +33,12 @@ impl Pair {
         let store = open().await;
         let secret = store.installation_secret().await.unwrap();
         let shards = store.shards();
-        Pair { history: History::new(seed, secret, shards), store, model: Arc::new(MemoryStore::with_secret(shards, secret)), seed }
+        Pair {
+            history: History::new(seed, secret, shards),
+            store,
+            model: Arc::new(MemoryStore::with_secret(shards, secret)),
+            seed,
+        }
     }
 
     /// Appends transactions to both, several in one batch where they meet in a shard.
@@ -84,7 +89,7 @@ impl Pair {
 
     async fn compare_conversation(&self, id: ConversationId, random: &mut Random) {
         let head = self.model.head(id).await.unwrap().unwrap_or_default();
-        let seq = random.below(head.0 as usize + 2) as Seq;
+        let seq = 1 + random.below(head.0 as usize + 1) as Seq;
         let n = random.below(head.1 as usize + 2) as u32;
         let limit = 1 + random.below(20);
         let user = &self.history.users[random.below(self.history.users.len())];
@@ -132,8 +137,29 @@ impl Pair {
         same!(self, notification(user, seq));
         same!(self, notifications_unread(user));
         for archived in [None, Some(true), Some(false)] {
-            same!(self, inbox(user, InboxQuery { archived, before: None, limit: usize::MAX }));
-            let page = self.model.inbox(user, InboxQuery { archived, before: None, limit }).await.unwrap();
+            same!(
+                self,
+                inbox(
+                    user,
+                    InboxQuery {
+                        archived,
+                        before: None,
+                        limit: usize::MAX
+                    }
+                )
+            );
+            let page = self
+                .model
+                .inbox(
+                    user,
+                    InboxQuery {
+                        archived,
+                        before: None,
+                        limit,
+                    },
+                )
+                .await
+                .unwrap();
             let before = page.last().map(|row| (row.conversation.last_message_at, row.conversation.id));
             same!(self, inbox(user, InboxQuery { archived, before, limit }));
         }
@@ -165,9 +191,15 @@ pub async fn random_histories_survive_reopening_and_rebuilding(open: &Opener) {
     }
     pair.store.rebuild_views().await.unwrap();
     pair.compare(&mut random).await;
-    let (erased, expected) = (pair.store.erase_deleted(Millis::MAX, 20).await.unwrap(), pair.model.erase_deleted(Millis::MAX, 20).await.unwrap());
+    let (erased, expected) = (
+        pair.store.erase_deleted(Millis::MAX, 20).await.unwrap(),
+        pair.model.erase_deleted(Millis::MAX, 20).await.unwrap(),
+    );
     assert!(erased > 0 && erased == expected);
-    assert_eq!(pair.store.erase_deleted(Millis::MAX, usize::MAX).await.unwrap(), pair.model.erase_deleted(Millis::MAX, usize::MAX).await.unwrap());
+    assert_eq!(
+        pair.store.erase_deleted(Millis::MAX, usize::MAX).await.unwrap(),
+        pair.model.erase_deleted(Millis::MAX, usize::MAX).await.unwrap()
+    );
     pair.compare(&mut random).await;
     pair.store.rebuild_views().await.unwrap();
     pair.append(TRANSACTIONS / 4).await;

@@ -1,23 +1,160 @@
 //! The suite, and what is particular to files on a disk.
 
-use std::sync::Arc;
+mod crash;
+mod damage;
+mod erasing;
+mod faults;
+mod files;
+
+use std::{path::Path, sync::Arc};
+
+use haggle_model::{Address, CommandId, Content, ConversationCreated, ConversationId, Entry, Event, KeyRing, Pos, Shard, UserId};
 
 use super::{EmbeddedOptions, EmbeddedStore};
-use crate::suite::{Opener, Opening};
+use crate::{
+    AppendError, Log, StoreError, Tail, Views,
+    suite::{Opener, Opening, entry, run},
+};
 
 /// Opens the same temporary directory again and again.
 fn opener() -> Opener {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     Box::new(move || {
         let dir = dir.clone();
-        let opening: Opening = Box::pin(async move {
-            let store = EmbeddedStore::open(dir.path(), EmbeddedOptions::default()).unwrap();
-            Arc::new(store) as crate::SharedStore
-        });
+        let opening: Opening = Box::pin(async move { Arc::new(open(dir.path()).unwrap()) as crate::SharedStore });
         opening
     })
 }
 
 mod suite {
     crate::store_suite!(super::opener());
+}
+
+fn open(dir: &Path) -> Result<EmbeddedStore, StoreError> {
+    EmbeddedStore::open(dir, EmbeddedOptions::default())
+}
+
+/// The conversation that these tests write to.
+const ID: ConversationId = ConversationId(0xfeed_0000_0000_0001);
+
+/// A conversation that begins with its first message; the text tells the ts.
+fn said(ts: u64) -> Arc<Entry> {
+    let content = Content {
+        kind: "text".to_string(),
+        text: text_of(ts),
+        countable: true,
+        ..Content::default()
+    };
+    let entry = entry(ts, ID, ts as u32, ts as u32, Event::MessageCreated(content));
+    Arc::new(Entry {
+        actor: Some(UserId::from("ann")),
+        command: Some(command_of(ts)),
+        ..Entry::clone(&entry)
+    })
+}
+
+fn text_of(ts: u64) -> String {
+    format!("message number {ts}, {}", "and so on ".repeat(20))
+}
+
+fn command_of(ts: u64) -> CommandId {
+    CommandId::hash(&[&ts.to_be_bytes()])
+}
+
+/// Appends messages up to `to`, `group` at a time, to a store that has only these.
+async fn fill(store: &EmbeddedStore, to: u64, group: u64) -> Tail {
+    let mut tail = store.tail(Shard(0)).await.unwrap();
+    while tail.ts < to {
+        let batch = (tail.ts + 1..=to.min(tail.ts + group)).map(said).collect();
+        tail = store.append(Shard(0), tail, batch).await.unwrap();
+    }
+    tail
+}
+
+/// The log is exactly the first `count` messages, and the views agree.
+async fn check_messages(store: &EmbeddedStore, count: u64) {
+    let log = store.read(Shard(0), Pos(0), usize::MAX).await.unwrap();
+    let expected: Vec<_> = (1..=count).map(|ts| (Pos(ts), said(ts))).collect();
+    assert!(log == expected, "{} of {count} entries", log.len());
+    assert_eq!(store.head(ID).await.unwrap().unwrap_or_default(), (count as u32, count as u32));
+    if count > 0 {
+        assert_eq!(
+            store.message(ID.message(count as u32)).await.unwrap().unwrap().content.text,
+            text_of(count)
+        );
+        assert_eq!(store.command(ID, command_of(count)).await.unwrap().unwrap().seq, count as u32);
+    }
+}
+
+fn is_failed(error: &AppendError) -> bool {
+    matches!(error, AppendError::Failed(_))
+}
+
+/// Copies the files of a store.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// A conversation at its address, made in the store.
+async fn create(store: &EmbeddedStore, ts: u64, address: Address) -> ConversationId {
+    let keys = KeyRing::new(store.installation_secret().await.unwrap());
+    let id = keys.key(&address);
+    let created = ConversationCreated {
+        address,
+        creator: None,
+        name: None,
+        avatar: None,
+        state: None,
+    };
+    let tail = store.tail(Shard(0)).await.unwrap();
+    store
+        .append(Shard(0), tail, vec![entry(ts, id, 1, 0, Event::ConversationCreated(created))])
+        .await
+        .unwrap();
+    id
+}
+
+#[test]
+fn a_store_without_a_runtime_works_on_the_calling_thread() {
+    // The lane polls `append` on a thread of its own, without tokio.
+    let store = EmbeddedStore::open_temporary().unwrap();
+    let mut append = store.append(Shard(0), Tail::default(), vec![said(1)]);
+    let poll = append.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(poll, std::task::Poll::Ready(Ok(Tail { pos: Pos(1), ts: 1 }))));
+    let mut head = store.head(ID);
+    let poll = head.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+    assert!(matches!(poll, std::task::Poll::Ready(Ok(Some((1, 1))))));
+}
+
+#[test]
+fn readers_see_what_was_appended_while_many_write_and_rebuild() {
+    let store = Arc::new(EmbeddedStore::open_temporary().unwrap());
+    let writer = {
+        let store = store.clone();
+        std::thread::spawn(move || run(async { fill(&store, 3_000, 7).await }))
+    };
+    let readers: Vec<_> = (0..4)
+        .map(|reader| {
+            let store = store.clone();
+            std::thread::spawn(move || {
+                run(async {
+                    for round in 0..60 {
+                        let tail = store.tail(Shard(0)).await.unwrap();
+                        let (head, n) = store.head(ID).await.unwrap().unwrap_or_default();
+                        assert!(head == n && u64::from(head) >= tail.ts, "reader {reader}: head {head} after {tail:?}");
+                        if reader == 0 && round % 20 == 10 {
+                            store.rebuild_views().await.unwrap();
+                        }
+                    }
+                })
+            })
+        })
+        .collect();
+    readers.into_iter().for_each(|reader| reader.join().unwrap());
+    assert_eq!(writer.join().unwrap().ts, 3_000);
+    run(check_messages(&store, 3_000));
 }

@@ -68,17 +68,27 @@ impl Snapshot<'_> {
 
     fn positions(&self, id: ConversationId, hash: Option<i64>, floor: Pos, limit: usize) -> Result<Vec<Pos>, StoreError> {
         let below = self.seq_below(id, floor)?;
-        self.all(WITH_COMMAND, params![key(id), hash, floor.0 as i64, below, sql_limit(limit)], |row| Ok(Pos(row.get::<_, i64>(0)? as u64)))
+        self.all(WITH_COMMAND, params![key(id), hash, floor.0 as i64, below, sql_limit(limit)], |row| {
+            Ok(Pos(row.get::<_, i64>(0)? as u64))
+        })
     }
 
     /// The last seq of the conversation that stands below `floor` in the log.
     fn seq_below(&self, id: ConversationId, floor: Pos) -> Result<Seq, StoreError> {
         let Some((head, _)) = self.head(id)? else { return Ok(0) };
-        let position = |seq| self.one("SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2", (key(id), seq), |row| row.get::<_, i64>(0));
+        let position = |seq| {
+            self.one("SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2", (key(id), seq), |row| {
+                row.get::<_, i64>(0)
+            })
+        };
         let (mut low, mut high) = (0, head);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if position(middle)?.is_some_and(|pos| (pos as u64) < floor.0) { low = middle } else { high = middle - 1 }
+            if position(middle)?.is_some_and(|pos| (pos as u64) < floor.0) {
+                low = middle
+            } else {
+                high = middle - 1
+            }
         }
         Ok(low)
     }
@@ -89,9 +99,15 @@ impl Snapshot<'_> {
         let (mut low, mut high) = (Pos(1), end.next());
         while low < high {
             let middle = Pos(low.0 + (high.0 - low.0) / 2);
-            let written: rusqlite::Result<Millis> =
-                self.conn.prepare_cached("SELECT at FROM log WHERE pos = ?1").and_then(|mut select| select.query_row([middle.0 as i64], |row| row.get(0)));
-            if written.map_err(|error| sql_error(LOG_FILE, error))? >= at { high = middle } else { low = middle.next() }
+            let written: rusqlite::Result<Millis> = self
+                .conn
+                .prepare_cached("SELECT at FROM log WHERE pos = ?1")
+                .and_then(|mut select| select.query_row([middle.0 as i64], |row| row.get(0)));
+            if written.map_err(|error| sql_error(LOG_FILE, error))? >= at {
+                high = middle
+            } else {
+                low = middle.next()
+            }
         }
         Ok(low)
     }
@@ -101,7 +117,13 @@ impl Snapshot<'_> {
 fn gather(rows: &mut Vec<CommandRow>, entry: Entry) {
     let Some(id) = entry.command else { return };
     let index = rows.iter().rposition(|row| row.id == id).unwrap_or_else(|| {
-        rows.push(CommandRow { id, digest: 0, seq: 0, at: 0, answer: None });
+        rows.push(CommandRow {
+            id,
+            digest: 0,
+            seq: 0,
+            at: 0,
+            answer: None,
+        });
         rows.len() - 1
     });
     let row = &mut rows[index];

@@ -17,18 +17,25 @@ const MEMBER: &str = "user, role, joined_seq, joined_at, left_seq, delivered_seq
 
 impl Snapshot<'_> {
     pub(super) fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError> {
-        let sql = "SELECT address, creator, name, avatar, state, closed, created_at, ifnull(head, 0), ifnull(head_n, 0), ifnull(updated_at, created_at),
+        let sql =
+            "SELECT address, creator, name, avatar, state, closed, created_at, ifnull(head, 0), ifnull(head_n, 0), ifnull(updated_at, created_at),
                 ifnull(last_message, 0), ifnull(last_message_at, 0), ifnull(participants, 0)
             FROM conversations LEFT JOIN heads USING (conversation) WHERE conversation = ?1";
         let row = self.one(sql, [key(id)], |row| Ok((row.get::<_, Vec<u8>>(0)?, conversation_row(id, row)?)))?;
         let Some((address, mut row)) = row else { return Ok(None) };
         row.address = from_cbor(&address)?;
-        row.blocked_by = self.all("SELECT by FROM conversation_blocks WHERE conversation = ?1 ORDER BY by", [key(id)], |row| user(row, 0))?;
+        row.blocked_by = self.all(
+            "SELECT by FROM conversation_blocks WHERE conversation = ?1 ORDER BY by",
+            [key(id)],
+            |row| user(row, 0),
+        )?;
         Ok(Some(row))
     }
 
     pub(super) fn head(&self, id: ConversationId) -> Result<Option<(Seq, u32)>, StoreError> {
-        self.one("SELECT head, head_n FROM heads WHERE conversation = ?1", [key(id)], |row| Ok((row.get(0)?, row.get(1)?)))
+        self.one("SELECT head, head_n FROM heads WHERE conversation = ?1", [key(id)], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
     }
 
     pub(super) fn member(&self, id: ConversationId, user: &UserId) -> Result<Option<MemberRow>, StoreError> {
@@ -51,11 +58,19 @@ impl Snapshot<'_> {
     /// The last seq up to which the conversation has at most `n` countable messages, by bisection: `n` never falls.
     fn last_seq_with(&self, id: ConversationId, n: u32) -> Result<Seq, StoreError> {
         let Some((head, _)) = self.head(id)? else { return Ok(0) };
-        let number = |seq| self.one("SELECT n FROM entries WHERE conversation = ?1 AND seq = ?2", (key(id), seq), |row| row.get::<_, u32>(0));
+        let number = |seq| {
+            self.one("SELECT n FROM entries WHERE conversation = ?1 AND seq = ?2", (key(id), seq), |row| {
+                row.get::<_, u32>(0)
+            })
+        };
         let (mut low, mut high) = (0, head);
         while low < high {
             let middle = low + (high - low).div_ceil(2);
-            if number(middle)?.is_some_and(|found| found <= n) { low = middle } else { high = middle - 1 }
+            if number(middle)?.is_some_and(|found| found <= n) {
+                low = middle
+            } else {
+                high = middle - 1
+            }
         }
         Ok(low)
     }
@@ -67,12 +82,19 @@ impl Snapshot<'_> {
 
     pub(super) fn advances(&self, id: ConversationId, from_seq: Seq, limit: usize) -> Result<Vec<AdvanceRow>, StoreError> {
         let sql = "SELECT user, to_seq, at FROM advances WHERE conversation = ?1 AND to_seq >= ?2 ORDER BY pos LIMIT ?3";
-        self.all(sql, (key(id), from_seq, sql_limit(limit)), |row| Ok(AdvanceRow { user: user(row, 0)?, to_seq: row.get(1)?, at: row.get(2)? }))
+        self.all(sql, (key(id), from_seq, sql_limit(limit)), |row| {
+            Ok(AdvanceRow {
+                user: user(row, 0)?,
+                to_seq: row.get(1)?,
+                at: row.get(2)?,
+            })
+        })
     }
 
     pub(super) fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let owner = self.owner(user)?;
-        let sql = "SELECT m.conversation, CASE WHEN ifnull(h.last_message, 0) > 0 THEN h.last_message_at ELSE c.created_at END, p.archived_at IS NOT NULL
+        let sql =
+            "SELECT m.conversation, CASE WHEN ifnull(h.last_message, 0) > 0 THEN h.last_message_at ELSE c.created_at END, p.archived_at IS NOT NULL
             FROM members m JOIN conversations c USING (conversation) LEFT JOIN heads h USING (conversation)
                 LEFT JOIN personal p ON p.owner = ?2 AND p.conversation = m.conversation
             WHERE m.user = ?1 AND m.left_seq IS NULL AND c.kind <= ?3 AND (p.hidden_at IS NULL OR ifnull(h.last_message, 0) > p.hidden_to)";
@@ -87,7 +109,10 @@ impl Snapshot<'_> {
             .collect();
         places.sort_unstable_by(|a, b| b.cmp(a));
         places.truncate(query.limit);
-        places.into_iter().filter_map(|(_, id)| self.row_of(user, owner, id).transpose()).collect()
+        places
+            .into_iter()
+            .filter_map(|(_, id)| self.row_of(user, owner, id).transpose())
+            .collect()
     }
 
     pub(super) fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
@@ -95,19 +120,37 @@ impl Snapshot<'_> {
     }
 
     fn row_of(&self, user: &UserId, owner: ConversationId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
-        let (Some(conversation), Some(member)) = (self.conversation(id)?, self.member(id, user)?) else { return Ok(None) };
+        let (Some(conversation), Some(member)) = (self.conversation(id)?, self.member(id, user)?) else {
+            return Ok(None);
+        };
         let sql = "SELECT count(*) FROM deleted WHERE conversation = ?1 AND n > ?2 AND sender <> ?3";
-        let deleted = self.one(sql, (key(id), member.mark.read_n, user.as_str()), |row| row.get(0))?.unwrap_or_default();
-        let marks = Marks { read_n: member.mark.read_n, own: member.mark.own, deleted };
+        let deleted = self
+            .one(sql, (key(id), member.mark.read_n, user.as_str()), |row| row.get(0))?
+            .unwrap_or_default();
+        let marks = Marks {
+            read_n: member.mark.read_n,
+            own: member.mark.own,
+            deleted,
+        };
         let unread = unread(marks, conversation.head_n);
         let personal = self.personal(owner, id)?;
-        Ok(Some(InboxRow { conversation, member, personal, unread }))
+        Ok(Some(InboxRow {
+            conversation,
+            member,
+            personal,
+            unread,
+        }))
     }
 
     pub(super) fn personal(&self, owner: ConversationId, id: ConversationId) -> Result<PersonalRow, StoreError> {
         let sql = "SELECT archived_at, hidden_at, hidden_to, muted_until FROM personal WHERE owner = ?1 AND conversation = ?2";
         let row = self.one(sql, (key(owner), key(id)), |row| {
-            Ok(PersonalRow { archived_at: row.get(0)?, hidden_at: row.get(1)?, hidden_to: row.get(2)?, muted_until: row.get(3)? })
+            Ok(PersonalRow {
+                archived_at: row.get(0)?,
+                hidden_at: row.get(1)?,
+                hidden_to: row.get(2)?,
+                muted_until: row.get(3)?,
+            })
         })?;
         Ok(row.unwrap_or_default())
     }
@@ -143,7 +186,12 @@ fn member_row(row: &Row<'_>) -> rusqlite::Result<MemberRow> {
         joined_seq: row.get(2)?,
         joined_at: row.get(3)?,
         left_seq: row.get(4)?,
-        mark: MarkChange { delivered_seq: row.get(5)?, read_seq: row.get(6)?, read_n: row.get(7)?, own: row.get(8)? },
+        mark: MarkChange {
+            delivered_seq: row.get(5)?,
+            read_seq: row.get(6)?,
+            read_n: row.get(7)?,
+            own: row.get(8)?,
+        },
     })
 }
 

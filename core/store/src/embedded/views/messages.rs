@@ -7,11 +7,12 @@ use rusqlite::{Row, params};
 
 use super::{Snapshot, conversations::user, sql_limit, views_error};
 use crate::{
-    EventRow, MessageRow, Page, StoreError, sender_of,
+    EventRow, MessageRow, Page, StoreError,
     embedded::{
         row::{self, MESSAGE_CREATED},
         schema::{LOG_FILE, key},
     },
+    sender_of,
 };
 
 /// What the views know of a message: where its texts stand, and what happened since.
@@ -49,20 +50,29 @@ impl Snapshot<'_> {
             Page::After(seq) => (seq, None, "ASC"),
         };
         let owner = viewer.map(|viewer| self.owner(viewer)).transpose()?;
-        let hidden_to = owner.map(|owner| self.personal(owner, id)).transpose()?.map_or(0, |personal| personal.hidden_to);
+        let hidden_to = owner
+            .map(|owner| self.personal(owner, id))
+            .transpose()?
+            .map_or(0, |personal| personal.hidden_to);
         let sql = format!(
             "{PLACES} AND e.seq > ?3 AND e.seq < ?4
                 AND NOT EXISTS (SELECT 1 FROM hidden_messages h WHERE h.owner = ?5 AND h.conversation = e.conversation AND h.seq = e.seq)
             ORDER BY e.seq {order} LIMIT ?6"
         );
         let below = below.map_or(i64::MAX, i64::from);
-        let places = self.all(&sql, params![key(id), MESSAGE_CREATED, above.max(hidden_to), below, owner.map(key), sql_limit(limit)], place)?;
+        let places = self.all(
+            &sql,
+            params![key(id), MESSAGE_CREATED, above.max(hidden_to), below, owner.map(key), sql_limit(limit)],
+            place,
+        )?;
         places.into_iter().map(|place| self.present(id, place)).collect()
     }
 
     pub(super) fn events(&self, id: ConversationId, after: Seq, limit: usize) -> Result<Vec<EventRow>, StoreError> {
         let sql = "SELECT seq, pos FROM entries WHERE conversation = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3";
-        let places = self.all(sql, (key(id), after, sql_limit(limit)), |row| Ok((row.get::<_, Seq>(0)?, Pos(row.get::<_, i64>(1)? as u64))))?;
+        let places = self.all(sql, (key(id), after, sql_limit(limit)), |row| {
+            Ok((row.get::<_, Seq>(0)?, Pos(row.get::<_, i64>(1)? as u64)))
+        })?;
         let mut seen: HashMap<Seq, Option<MessageRow>> = HashMap::new(); // many events may be about one message
         let mut events = Vec::with_capacity(places.len());
         for (seq, pos) in places {
@@ -84,7 +94,9 @@ impl Snapshot<'_> {
 
     fn present(&self, id: ConversationId, place: Place) -> Result<MessageRow, StoreError> {
         let created = row::read_one(self.conn, place.created)?;
-        let Event::MessageCreated(content) = created.event else { return Err(unexpected(place.created)) };
+        let Event::MessageCreated(content) = created.event else {
+            return Err(unexpected(place.created));
+        };
         let mut message = MessageRow {
             id: id.message(place.seq),
             sender: sender_of(created.actor.as_ref()),
@@ -110,15 +122,26 @@ impl Snapshot<'_> {
         message.edited_at = change.edited_at;
         message.deleted_at = change.deleted_at;
         if let Some(pos) = change.edited {
-            let Event::MessageEdited { content, .. } = row::read_one(self.conn, pos)?.event else { return Err(unexpected(pos)) };
+            let Event::MessageEdited { content, .. } = row::read_one(self.conn, pos)?.event else {
+                return Err(unexpected(pos));
+            };
             let created = std::mem::take(&mut message.content);
-            message.content = Content { countable: created.countable, client_id: created.client_id, ..content };
+            message.content = Content {
+                countable: created.countable,
+                client_id: created.client_id,
+                ..content
+            };
         }
         if message.deleted_at.is_some() {
-            message.content = Content { kind: std::mem::take(&mut message.content.kind), ..Content::default() };
+            message.content = Content {
+                kind: std::mem::take(&mut message.content.kind),
+                ..Content::default()
+            };
         } else {
             let sql = "SELECT user, emoji FROM reactions WHERE conversation = ?1 AND seq = ?2 ORDER BY user";
-            message.reactions = self.all(sql, (key(message.id.conversation), message.id.seq), |row| Ok((user(row, 0)?, row.get(1)?)))?;
+            message.reactions = self.all(sql, (key(message.id.conversation), message.id.seq), |row| {
+                Ok((user(row, 0)?, row.get(1)?))
+            })?;
         }
         Ok(())
     }
@@ -126,17 +149,32 @@ impl Snapshot<'_> {
     pub(super) fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
         let owner = self.owner(user)?;
         let sql = "SELECT 1 FROM hidden_messages WHERE owner = ?1 AND conversation = ?2 AND seq = ?3";
-        let hidden = self.conn.prepare_cached(sql).and_then(|mut select| select.exists((key(owner), key(id.conversation), id.seq))).map_err(views_error)?;
+        let hidden = self
+            .conn
+            .prepare_cached(sql)
+            .and_then(|mut select| select.exists((key(owner), key(id.conversation), id.seq)))
+            .map_err(views_error)?;
         Ok(hidden || id.seq <= self.personal(owner, id.conversation)?.hidden_to)
     }
 }
 
 fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
     let change = match row.get::<_, Option<Seq>>(3)? {
-        Some(rev) => Some(Change { rev, updated_at: row.get(4)?, edited: position(row, 5)?, edited_at: row.get(6)?, deleted_at: row.get(7)? }),
+        Some(rev) => Some(Change {
+            rev,
+            updated_at: row.get(4)?,
+            edited: position(row, 5)?,
+            edited_at: row.get(6)?,
+            deleted_at: row.get(7)?,
+        }),
         None => None,
     };
-    Ok(Place { seq: row.get(0)?, created: Pos(row.get::<_, i64>(1)? as u64), n: row.get(2)?, change })
+    Ok(Place {
+        seq: row.get(0)?,
+        created: Pos(row.get::<_, i64>(1)? as u64),
+        n: row.get(2)?,
+        change,
+    })
 }
 
 fn position(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Pos>> {

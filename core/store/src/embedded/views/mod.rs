@@ -15,8 +15,8 @@ use super::{
     schema::{VIEWS_FILE, sql_error},
 };
 use crate::{
-    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow, StoreError,
-    TimerRow, UserRow, Views,
+    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow,
+    StoreError, TimerRow, UserRow, Views,
 };
 
 /// One moment of the views and of the log behind them.
@@ -27,11 +27,17 @@ struct Snapshot<'a> {
 
 impl Snapshot<'_> {
     fn one<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>, StoreError> {
-        self.conn.prepare_cached(sql).and_then(|mut statement| statement.query_row(params, read).optional()).map_err(views_error)
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row(params, read).optional())
+            .map_err(views_error)
     }
 
     fn all<T>(&self, sql: &str, params: impl Params, read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>) -> Result<Vec<T>, StoreError> {
-        self.conn.prepare_cached(sql).and_then(|mut statement| statement.query_map(params, read)?.collect()).map_err(views_error)
+        self.conn
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_map(params, read)?.collect())
+            .map_err(views_error)
     }
 }
 
@@ -58,7 +64,10 @@ impl Shared {
                 break reader;
             } // a rebuild began in between
         };
-        answer(&Snapshot { conn: reader.connection(), keys: &self.keys })
+        answer(&Snapshot {
+            conn: reader.connection(),
+            keys: &self.keys,
+        })
     }
 }
 
@@ -149,9 +158,17 @@ impl Views for EmbeddedStore {
         self.answer(move |views| views.kv_get(scope, &plugin, &key)).await
     }
 
-    async fn kv_list(&self, scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KvRow>, StoreError> {
+    async fn kv_list(
+        &self,
+        scope: ConversationId,
+        plugin: &PluginId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KvRow>, StoreError> {
         let (plugin, prefix, after) = (plugin.clone(), prefix.to_string(), after.map(str::to_string));
-        self.answer(move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit)).await
+        self.answer(move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit))
+            .await
     }
 
     async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError> {

@@ -31,7 +31,9 @@ impl Snapshot<'_> {
         let mut attempt = 0;
         loop {
             let id = first.probe(attempt);
-            let stands = self.one("SELECT address FROM conversations WHERE conversation = ?1", [key(id)], |row| row.get::<_, Vec<u8>>(0))?;
+            let stands = self.one("SELECT address FROM conversations WHERE conversation = ?1", [key(id)], |row| {
+                row.get::<_, Vec<u8>>(0)
+            })?;
             let is_other = match stands {
                 Some(bytes) => from_cbor::<Address>(&bytes)? != address,
                 None => false,
@@ -45,15 +47,36 @@ impl Snapshot<'_> {
 
     pub(super) fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
         let sql = "SELECT profile, created_at, updated_at FROM profiles WHERE owner = ?1";
-        let found = self.one(sql, [key(self.owner(user)?)], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?)))?;
-        found.map(|(profile, created_at, updated_at)| Ok(UserRow { id: user.clone(), profile: from_cbor(&profile)?, created_at, updated_at })).transpose()
+        let found = self.one(sql, [key(self.owner(user)?)], |row| {
+            Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?))
+        })?;
+        found
+            .map(|(profile, created_at, updated_at)| {
+                Ok(UserRow {
+                    id: user.clone(),
+                    profile: from_cbor(&profile)?,
+                    created_at,
+                    updated_at,
+                })
+            })
+            .transpose()
     }
 
     pub(super) fn blocks(&self, user: &UserId) -> Result<Vec<UserId>, StoreError> {
-        self.all("SELECT user FROM blocks WHERE owner = ?1 ORDER BY user", [key(self.owner(user)?)], |row| user_id(row, 0))
+        self.all(
+            "SELECT user FROM blocks WHERE owner = ?1 ORDER BY user",
+            [key(self.owner(user)?)],
+            |row| user_id(row, 0),
+        )
     }
 
-    pub(super) fn notifications(&self, user: &UserId, before: Option<Seq>, unread_only: bool, limit: usize) -> Result<Vec<NotificationRow>, StoreError> {
+    pub(super) fn notifications(
+        &self,
+        user: &UserId,
+        before: Option<Seq>,
+        unread_only: bool,
+        limit: usize,
+    ) -> Result<Vec<NotificationRow>, StoreError> {
         let owner = self.owner(user)?;
         let condition = if unread_only { "v.state = 0" } else { "v.state <> 2" };
         let sql = format!(
@@ -69,7 +92,9 @@ impl Snapshot<'_> {
         let owner = self.owner(user)?;
         let sql = "SELECT v.seq, e.pos, v.state, v.updated_at FROM notifications v JOIN entries e ON e.conversation = v.owner AND e.seq = v.seq
             WHERE v.owner = ?1 AND v.seq = ?2";
-        self.one(sql, (key(owner), seq), place)?.map(|place| self.notification_row(owner, place)).transpose()
+        self.one(sql, (key(owner), seq), place)?
+            .map(|place| self.notification_row(owner, place))
+            .transpose()
     }
 
     pub(super) fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
@@ -80,14 +105,28 @@ impl Snapshot<'_> {
     fn notification_row(&self, owner: ConversationId, place: Place) -> Result<NotificationRow, StoreError> {
         let entry = row::read_one(self.conn, place.pos)?;
         let Event::Notified(notification) = entry.event else {
-            return Err(StoreError::Corrupt(format!("{LOG_FILE}: position {} is not the notification that the views say", place.pos)));
+            return Err(StoreError::Corrupt(format!(
+                "{LOG_FILE}: position {} is not the notification that the views say",
+                place.pos
+            )));
         };
         debug_assert!((UNREAD..=REPLACED).contains(&place.state));
         let id = owner.message(place.seq);
-        Ok(NotificationRow { id, notification, read: place.state != UNREAD, created_at: entry.at, updated_at: place.updated_at })
+        Ok(NotificationRow {
+            id,
+            notification,
+            read: place.state != UNREAD,
+            created_at: entry.at,
+            updated_at: place.updated_at,
+        })
     }
 }
 
 fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    Ok(Place { seq: row.get(0)?, pos: Pos(row.get::<_, i64>(1)? as u64), state: row.get(2)?, updated_at: row.get(3)? })
+    Ok(Place {
+        seq: row.get(0)?,
+        pos: Pos(row.get::<_, i64>(1)? as u64),
+        state: row.get(2)?,
+        updated_at: row.get(3)?,
+    })
 }

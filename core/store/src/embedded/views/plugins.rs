@@ -17,11 +17,21 @@ impl Snapshot<'_> {
         self.one(sql, (scope_key(scope), plugin.as_str(), key), kv_row)
     }
 
-    pub(super) fn kv_list(&self, scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<KvRow>, StoreError> {
+    pub(super) fn kv_list(
+        &self,
+        scope: ConversationId,
+        plugin: &PluginId,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<KvRow>, StoreError> {
         // Keys sort by their bytes, so those with the prefix stand together and the first one without it ends the list.
-        let sql = "SELECT key, value, expires_at FROM kv WHERE scope = ?1 AND plugin = ?2 AND key >= ?3 AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5";
+        let sql =
+            "SELECT key, value, expires_at FROM kv WHERE scope = ?1 AND plugin = ?2 AND key >= ?3 AND (?4 IS NULL OR key > ?4) ORDER BY key LIMIT ?5";
         let mut select = self.conn.prepare_cached(sql).map_err(views_error)?;
-        let rows = select.query_map((scope_key(scope), plugin.as_str(), prefix, after, sql_limit(limit)), kv_row).map_err(views_error)?;
+        let rows = select
+            .query_map((scope_key(scope), plugin.as_str(), prefix, after, sql_limit(limit)), kv_row)
+            .map_err(views_error)?;
         let with_prefix = rows.take_while(|row| row.as_ref().map_or(true, |row| row.key.starts_with(prefix)));
         with_prefix.collect::<Result<_, _>>().map_err(views_error)
     }
@@ -33,7 +43,11 @@ impl Snapshot<'_> {
     }
 
     pub(super) fn timers_due(&self, until: Millis, limit: usize) -> Result<Vec<TimerRow>, StoreError> {
-        self.all(&format!("SELECT {TIMER} FROM timers WHERE due <= ?1 ORDER BY due LIMIT ?2"), (until, sql_limit(limit)), timer_row)
+        self.all(
+            &format!("SELECT {TIMER} FROM timers WHERE due <= ?1 ORDER BY due LIMIT ?2"),
+            (until, sql_limit(limit)),
+            timer_row,
+        )
     }
 
     pub(super) fn timer(&self, id: ConversationId, plugin: &PluginId, name: &str) -> Result<Option<TimerRow>, StoreError> {
@@ -43,7 +57,11 @@ impl Snapshot<'_> {
 }
 
 fn kv_row(row: &Row<'_>) -> rusqlite::Result<KvRow> {
-    Ok(KvRow { key: row.get(0)?, value: row.get(1)?, expires_at: row.get(2)? })
+    Ok(KvRow {
+        key: row.get(0)?,
+        value: row.get(1)?,
+        expires_at: row.get(2)?,
+    })
 }
 
 fn timer_row(row: &Row<'_>) -> rusqlite::Result<TimerRow> {

@@ -1,0 +1,69 @@
+//! Directories, locks, checkpoints.
+
+use super::*;
+
+#[test]
+fn the_same_directory_opens_once_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("made/on/the/way");
+    let store = open(&inner).unwrap();
+    assert!(matches!(open(&inner), Err(StoreError::Open(_))));
+    drop(store);
+    open(&inner).unwrap();
+}
+
+#[test]
+fn a_path_that_is_no_directory_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    assert!(matches!(open(&file), Err(StoreError::Open(text)) if text.contains("file")));
+}
+
+#[test]
+fn a_temporary_store_leaves_nothing() {
+    let store = EmbeddedStore::open_temporary().unwrap();
+    let dir = store.shared.dir.clone();
+    run(fill(&store, 10, 5));
+    assert!(dir.exists());
+    drop(store);
+    assert!(!dir.exists());
+}
+
+#[test]
+fn the_write_ahead_log_does_not_grow_without_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    run(fill(&store, 60_000, 100));
+    let bytes = |file: &str| std::fs::metadata(dir.path().join(file)).map_or(0, |metadata| metadata.len());
+    assert!(bytes("log.db") > 10 << 20, "checkpoints have copied it");
+    assert!(bytes("log.db-wal") < 30 << 20, "{} bytes", bytes("log.db-wal"));
+    run(async { assert_eq!(store.verify().await.unwrap(), Pos(60_000)) });
+}
+
+#[test]
+fn append_waits_for_the_applier() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions {
+        backlog_bytes_max: 64 * 1024,
+        ..EmbeddedOptions::default()
+    };
+    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    run(fill(&store, 5_000, 20));
+    run(check_messages(&store, 5_000));
+    let views = store.shared.views.lock(); // the applier cannot go on
+    let refused = run(async {
+        let mut tail = store.tail(Shard(0)).await.unwrap();
+        loop {
+            match store.append(Shard(0), tail, vec![said(tail.ts + 1)]).await {
+                Ok(next) => tail = next,
+                Err(error) => break error,
+            }
+        }
+    });
+    assert!(matches!(refused, AppendError::Unavailable(_)), "{refused}");
+    drop(views);
+    let tail = run(store.tail(Shard(0))).unwrap();
+    run(fill(&store, tail.ts + 100, 1));
+    run(check_messages(&store, tail.ts + 100));
+}
