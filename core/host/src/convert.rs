@@ -1,0 +1,496 @@
+//! The engine's words and the contract's words for the same things.
+
+use haggle_engine::ports::{self, Call, GuestMessage, HostError, Op};
+use haggle_model::{Address, MessageId, Millis, Notification, UserId};
+use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
+use serde::de::IgnoredAny;
+
+use crate::bindings::{exports, notifications, wit};
+
+impl From<HostError> for wit::Error {
+    fn from(error: HostError) -> wit::Error {
+        match error {
+            HostError::Denied => wit::Error::Denied,
+            HostError::Quota(what) => wit::Error::Quota(what),
+            HostError::NotFound => wit::Error::NotFound,
+            HostError::Invalid(what) => wit::Error::Invalid(what),
+            HostError::Unavailable(what) => wit::Error::Unavailable(what),
+        }
+    }
+}
+
+/// The argument `what` breaks a rule.
+pub(crate) fn invalid(what: impl Into<String>) -> HostError {
+    HostError::Invalid(what.into())
+}
+
+/// Parses an id; `what` names the argument.
+pub(crate) fn id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, HostError> {
+    text.parse().map_err(|_| invalid(format!("{what} `{}` is not an id", shortened(text))))
+}
+
+/// Any JSON value as text. The engine does not know JSON, so it is checked here.
+pub(crate) fn json(what: &str, text: &str) -> Result<(), HostError> {
+    serde_json::from_str::<IgnoredAny>(text)
+        .map(drop)
+        .map_err(|error| invalid(format!("{what} is not JSON: {error}")))
+}
+
+/// One JSON object as text.
+pub(crate) fn json_object(what: &str, text: &str) -> Result<(), HostError> {
+    json(what, text)?;
+    let is_object = text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{');
+    if is_object {
+        Ok(())
+    } else {
+        Err(invalid(format!("{what} is not a JSON object")))
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// The contract's clocks do not go below the epoch.
+pub(crate) fn millis(at: Millis) -> u64 {
+    u64::try_from(at).unwrap_or(0)
+}
+
+/// What every handler is told of its call.
+pub(crate) fn call(call: &Call) -> wit::Call {
+    wit::Call {
+        ref_: call.command.to_string(),
+        actor: call.actor.user.to_string(),
+        roles: call.actor.roles.to_vec(),
+        session: call.actor.session.to_string(),
+        transport: call.actor.transport.to_owned(),
+        dialect: call.actor.dialect.to_string(),
+        trace_id: call.trace_id.clone(),
+        now_ms: millis(call.now),
+        conversation_id: call.conversation.map(|id| id.to_string()),
+        origin: call.origin.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(crate) fn draft(draft: &ports::Draft) -> wit::Draft {
+    wit::Draft {
+        op: draft.op.as_str().to_owned(),
+        target: draft.target.map(|id| id.to_string()),
+        conversation_id: draft.conversation.to_string(),
+        sender_id: draft.sender.to_string(),
+        kind: draft.kind.clone(),
+        content: draft.text.clone(),
+        metadata: draft.metadata.clone(),
+        reply_to: draft.reply_to.map(|id| id.to_string()),
+        forwarded_from: draft.forwarded_from.map(|id| id.to_string()),
+        client_message_id: draft.client_id.clone(),
+    }
+}
+
+/// The parts of a message that a plugin may rewrite, checked.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    kind: String,
+    text: String,
+    metadata: Option<String>,
+    reply_to: Option<MessageId>,
+    forwarded_from: Option<MessageId>,
+}
+
+impl Rewritten {
+    /// What a message *is* (whose, where, which operation) stays as it was.
+    pub(crate) fn check(before: &wit::Draft, after: wit::Draft) -> Result<Rewritten, HostError> {
+        same(&[
+            ("op", before.op == after.op),
+            ("target", before.target == after.target),
+            ("conversation-id", before.conversation_id == after.conversation_id),
+            ("sender-id", before.sender_id == after.sender_id),
+            ("client-message-id", before.client_message_id == after.client_message_id),
+        ])?;
+        if let Some(metadata) = &after.metadata {
+            json_object("metadata", metadata)?;
+        }
+        Ok(Rewritten {
+            kind: after.kind,
+            text: after.content,
+            metadata: after.metadata,
+            reply_to: after.reply_to.map(|text| id("reply-to", &text)).transpose()?,
+            forwarded_from: after.forwarded_from.map(|text| id("forwarded-from", &text)).transpose()?,
+        })
+    }
+
+    pub(crate) fn apply(self, draft: ports::Draft) -> ports::Draft {
+        let Rewritten {
+            kind,
+            text,
+            metadata,
+            reply_to,
+            forwarded_from,
+        } = self;
+        ports::Draft {
+            kind,
+            text,
+            metadata,
+            reply_to,
+            forwarded_from,
+            ..draft
+        }
+    }
+}
+
+fn same(fields: &[(&str, bool)]) -> Result<(), HostError> {
+    match fields.iter().find(|(_, same)| !same) {
+        Some((field, _)) => Err(invalid(format!("the replaced draft has another {field}"))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> wit::ConversationDraft {
+    wit::ConversationDraft {
+        op: draft.op.to_owned(),
+        kind: draft.kind.as_str().to_owned(),
+        context: draft.context.clone(),
+        name: draft.name.clone(),
+        avatar: draft.avatar.clone(),
+        state: draft.state.clone(),
+        participants: draft.participants.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The parts of a conversation that a plugin may rewrite, checked.
+#[derive(Debug)]
+pub(crate) struct RewrittenConversation {
+    name: Option<String>,
+    avatar: Option<String>,
+    state: Option<String>,
+    participants: Vec<UserId>,
+}
+
+impl RewrittenConversation {
+    /// What the conversation *is* stays as it was.
+    pub(crate) fn check(before: &wit::ConversationDraft, after: wit::ConversationDraft) -> Result<RewrittenConversation, HostError> {
+        same(&[
+            ("op", before.op == after.op),
+            ("kind", before.kind == after.kind),
+            ("context", before.context == after.context),
+            (
+                "set of participants, which is fixed once it exists",
+                before.op == "create" || before.participants == after.participants,
+            ),
+        ])?;
+        if let Some(state) = after.state.as_deref().filter(|state| !state.is_empty()) {
+            json_object("state", state)?;
+        }
+        let participants = after.participants.into_iter().map(Into::into).collect();
+        Ok(RewrittenConversation {
+            name: after.name,
+            avatar: after.avatar,
+            state: after.state,
+            participants,
+        })
+    }
+
+    pub(crate) fn apply(self, draft: ports::ConversationDraft) -> ports::ConversationDraft {
+        let RewrittenConversation {
+            name,
+            avatar,
+            state,
+            participants,
+        } = self;
+        ports::ConversationDraft {
+            name,
+            avatar,
+            state,
+            participants,
+            ..draft
+        }
+    }
+}
+
+pub(crate) fn participant_change(change: &ports::ParticipantChange) -> wit::ParticipantChange {
+    wit::ParticipantChange {
+        op: change.op.to_owned(),
+        user_id: change.user.to_string(),
+        role: change.role.as_str().to_owned(),
+    }
+}
+
+pub(crate) fn reaction(change: &ports::ReactionChange) -> wit::Reaction {
+    wit::Reaction {
+        message_id: change.message.to_string(),
+        user_id: change.user.to_string(),
+        emoji: change.emoji.clone(),
+    }
+}
+
+/// A stored message; `op` is what has just happened to it (for a read: `send`).
+pub(crate) fn message(row: MessageRow, op: Op) -> wit::Message {
+    let content = row.content;
+    wit::Message {
+        id: row.id.to_string(),
+        seq: row.id.seq,
+        rev: row.rev,
+        n: row.n,
+        ref_: row.command.map(|id| id.to_string()).unwrap_or_default(),
+        created_at_ms: millis(row.created_at),
+        edited_at_ms: row.edited_at.map(millis),
+        deleted_at_ms: row.deleted_at.map(millis),
+        draft: wit::Draft {
+            op: op.as_str().to_owned(),
+            target: (op != Op::Send).then(|| row.id.to_string()),
+            conversation_id: row.id.conversation.to_string(),
+            sender_id: row.sender.to_string(),
+            kind: content.kind,
+            content: content.text,
+            metadata: content.metadata,
+            reply_to: content.reply_to.map(|id| id.to_string()),
+            forwarded_from: content.forwarded_from.map(|id| id.to_string()),
+            client_message_id: content.client_id,
+        },
+    }
+}
+
+pub(crate) fn conversation(row: ConversationRow) -> wit::Conversation {
+    let kind = row.kind().as_str().to_owned();
+    let context = match &row.address {
+        Address::Context(owner, context_type, context_id) => Some(format!("{owner}/{context_type}:{context_id}")),
+        _ => None,
+    };
+    wit::Conversation {
+        id: row.id.to_string(),
+        kind,
+        context,
+        name: row.name,
+        avatar: row.avatar,
+        state: row.state,
+        closed: row.closed,
+        creator: row.creator.map(|user| user.to_string()),
+        created_at_ms: millis(row.created_at),
+        head: row.head,
+    }
+}
+
+pub(crate) fn participant(row: MemberRow) -> wit::Participant {
+    wit::Participant {
+        user_id: row.user.to_string(),
+        role: row.role.as_str().to_owned(),
+        joined_at_ms: millis(row.joined_at),
+        read_seq: row.mark.read_seq,
+        delivered_seq: row.mark.delivered_seq,
+    }
+}
+
+pub(crate) fn user(row: UserRow) -> wit::User {
+    wit::User {
+        id: row.id.to_string(),
+        name: row.profile.name,
+        avatar: row.profile.avatar,
+        roles: row.profile.roles,
+        attributes: row.profile.attributes,
+        preferences: row.profile.preferences,
+    }
+}
+
+/// A message that a plugin sends. `system` messages are notes of the server: they do not count as unread.
+pub(crate) fn guest_message(draft: wit::Draft) -> Result<GuestMessage, HostError> {
+    if draft.op != "send" && !draft.op.is_empty() {
+        return Err(invalid("op must be `send`; use `messages.edit` for changes"));
+    }
+    if draft.target.is_some() || draft.forwarded_from.is_some() || draft.client_message_id.is_some() {
+        return Err(invalid("target, forwarded-from and client-message-id are not for plugins to set"));
+    }
+    if let Some(metadata) = &draft.metadata {
+        json_object("metadata", metadata)?;
+    }
+    Ok(GuestMessage {
+        conversation: id("conversation-id", &draft.conversation_id)?,
+        sender: (!draft.sender_id.is_empty()).then(|| draft.sender_id.as_str().into()),
+        countable: draft.kind != "system",
+        kind: draft.kind,
+        text: draft.content,
+        metadata: draft.metadata,
+        reply_to: draft.reply_to.map(|text| id("reply-to", &text)).transpose()?,
+    })
+}
+
+pub(crate) fn notification(plugin: &haggle_model::PluginId, told: notifications::Notification) -> Result<Notification, HostError> {
+    if let Some(data) = &told.data {
+        json("data", data)?;
+    }
+    Ok(Notification {
+        topic: told.topic,
+        title: told.title,
+        body: told.body,
+        data: told.data,
+        message: told.message_id.map(|text| id("message-id", &text)).transpose()?,
+        plugin: Some(plugin.clone()),
+        collapse: told.collapse,
+    })
+}
+
+pub(crate) fn http_request(request: ports::HttpRequest) -> exports::http::Request {
+    exports::http::Request {
+        method: request.method,
+        path: request.path,
+        query: request.query,
+        headers: request.headers,
+        body: request.body,
+    }
+}
+
+/// Headers that belong to the connection, not to the answer.
+const HOP_BY_HOP: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "content-length",
+];
+/// Headers of one answer.
+const HEADERS_MAX: usize = 64;
+
+/// A plugin's answer, fit to be sent.
+pub(crate) fn http_response(response: exports::http::Response) -> Result<ports::HttpResponse, HostError> {
+    if !(200..=599).contains(&response.status) {
+        return Err(invalid(format!("status {} is not between 200 and 599", response.status)));
+    }
+    if response.headers.len() > HEADERS_MAX {
+        return Err(invalid(format!("{} headers; at most {HEADERS_MAX}", response.headers.len())));
+    }
+    let mut headers = Vec::with_capacity(response.headers.len());
+    for (name, value) in response.headers {
+        let name = name.to_ascii_lowercase();
+        let is_token = !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+        let is_line = value.bytes().all(|byte| byte == b'\t' || (b' '..=b'~').contains(&byte));
+        if !is_token || !is_line {
+            return Err(invalid(format!("header `{}` cannot be sent", shortened(&name))));
+        }
+        if !HOP_BY_HOP.contains(&name.as_str()) {
+            headers.push((name, value));
+        }
+    }
+    Ok(ports::HttpResponse {
+        status: response.status,
+        headers,
+        body: response.body,
+    })
+}
+
+/// Bytes of the texts of a draft, for the limit of answers.
+pub(crate) fn draft_bytes(draft: &wit::Draft) -> usize {
+    let optional = [
+        &draft.target,
+        &draft.metadata,
+        &draft.reply_to,
+        &draft.forwarded_from,
+        &draft.client_message_id,
+    ];
+    let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+    draft.op.len() + draft.conversation_id.len() + draft.sender_id.len() + draft.kind.len() + draft.content.len() + optional
+}
+
+/// As [`draft_bytes`].
+pub(crate) fn conversation_draft_bytes(draft: &wit::ConversationDraft) -> usize {
+    let optional = [&draft.context, &draft.name, &draft.avatar, &draft.state];
+    let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+    draft.op.len() + draft.kind.len() + optional + draft.participants.iter().map(|user| user.len() + 8).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use haggle_model::ConversationId;
+
+    use super::*;
+
+    fn a_draft() -> ports::Draft {
+        ports::Draft {
+            op: Op::Send,
+            target: None,
+            conversation: ConversationId(0x1_0000),
+            sender: "ann".into(),
+            kind: "text".into(),
+            text: "hello".into(),
+            metadata: None,
+            reply_to: None,
+            forwarded_from: None,
+            client_id: Some("c1".into()),
+        }
+    }
+
+    #[test]
+    fn content_may_be_rewritten() {
+        let before = draft(&a_draft());
+        let after = wit::Draft {
+            content: "hi".into(),
+            metadata: Some(" {\"a\":1}".into()),
+            kind: "offer".into(),
+            ..before.clone()
+        };
+        let rewritten = Rewritten::check(&before, after).unwrap().apply(a_draft());
+        assert_eq!(
+            rewritten,
+            ports::Draft {
+                text: "hi".into(),
+                kind: "offer".into(),
+                metadata: Some(" {\"a\":1}".into()),
+                ..a_draft()
+            }
+        );
+    }
+
+    #[test]
+    fn identity_may_not() {
+        let before = draft(&a_draft());
+        let changes: [fn(&mut wit::Draft); 7] = [
+            |draft| draft.op = "delete".into(),
+            |draft| draft.target = Some("0123456789abcdef00000001".into()),
+            |draft| draft.conversation_id = "x".into(),
+            |draft| draft.sender_id = "bob".into(),
+            |draft| draft.client_message_id = None,
+            |draft| draft.reply_to = Some("no id".into()),
+            |draft| draft.metadata = Some("[]".into()),
+        ];
+        for change in changes {
+            let mut after = before.clone();
+            change(&mut after);
+            assert!(Rewritten::check(&before, after.clone()).is_err(), "{after:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_json_is_json() {
+        assert!(json_object("metadata", " {\"a\": 1e99}").is_ok());
+        for text in ["", "{", "[]", "{}{}", "nul", "1"] {
+            assert!(json_object("metadata", text).is_err(), "{text}");
+        }
+        assert!(json("data", "[1]").is_ok());
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert!(json("data", &deep).is_err(), "depth is bounded");
+    }
+
+    #[test]
+    fn answers_that_cannot_be_sent_are_refused() {
+        let response = |status, headers: &[(&str, &str)]| exports::http::Response {
+            status,
+            headers: headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            body: Vec::new(),
+        };
+        assert!(http_response(response(101, &[])).is_err());
+        assert!(http_response(response(200, &[("x", "a\r\nset-cookie: b")])).is_err());
+        assert!(http_response(response(200, &[("x y", "a")])).is_err());
+        assert!(http_response(response(200, &[("", "a")])).is_err());
+        let sent = http_response(response(
+            200,
+            &[("Content-Type", "text/plain"), ("Connection", "close"), ("content-length", "9")],
+        ))
+        .unwrap();
+        assert_eq!(sent.headers, [("content-type".to_owned(), "text/plain".to_owned())]);
+    }
+}

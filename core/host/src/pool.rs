@@ -1,0 +1,259 @@
+//! Instances of one plugin: reused while they behave, replaced after a while, dropped with their store after any fault.
+
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use haggle_engine::ports::Hook;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use wasmtime::{Engine, Store, component::InstancePre};
+
+use crate::{
+    bindings::{Guests, Indices},
+    fault::{CallError, Kind, classify},
+    metrics::Reason,
+    state::{Profile, Running, State, on_tick, ticks},
+};
+
+/// Room for the records around the bytes that a guest hands over.
+const FUEL_SLACK: usize = 64 * 1024;
+
+pub(crate) struct Pool {
+    pub(crate) profile: Arc<Profile>,
+    pub(crate) indices: Indices,
+    pre: InstancePre<State>,
+    /// Handed to `lifecycle.init`.
+    config: String,
+    /// Last in, first out: the warmest caches.
+    idle: Mutex<Vec<Box<Warm>>>,
+    permits: Semaphore,
+    /// Instances dropped and not yet made again, by reason.
+    recycled: AtomicU32,
+    faulted: AtomicU32,
+}
+
+/// A live instance between or in calls.
+pub(crate) struct Warm {
+    pub(crate) store: Store<State>,
+    pub(crate) guests: Guests,
+    uses: u32,
+    uses_max: u32,
+}
+
+impl Pool {
+    pub(crate) fn new(profile: Arc<Profile>, pre: InstancePre<State>, indices: Indices, config: String) -> Pool {
+        let permits = Semaphore::new(profile.limits.max_instances as usize);
+        Pool {
+            profile,
+            indices,
+            pre,
+            config,
+            idle: Mutex::default(),
+            permits,
+            recycled: AtomicU32::new(0),
+            faulted: AtomicU32::new(0),
+        }
+    }
+
+    /// The right to run one call, with a warm instance if there is one. Waits for it to the deadline at most.
+    pub(crate) async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, CallError> {
+        let permit = match self.permits.try_acquire() {
+            Ok(permit) => permit,
+            Err(_) => self.wait_for_permit(deadline).await?,
+        };
+        permit.forget(); // the lease gives it back
+        let warm = self.idle.lock().pop();
+        Ok(Lease { pool: self.clone(), warm })
+    }
+
+    async fn wait_for_permit(&self, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, CallError> {
+        let since = Instant::now();
+        let permit = tokio::time::timeout_at(deadline.into(), self.permits.acquire()).await;
+        self.profile.meters.pool_wait.record(since.elapsed().as_secs_f64());
+        match permit {
+            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
+            Err(_) => Err(CallError::new(
+                Kind::Overloaded,
+                format!("all {} instances were busy until the deadline", self.profile.limits.max_instances),
+            )),
+        }
+    }
+
+    /// A new instance, started: `lifecycle.init` has run. `cpu` and `deadline` bound the start.
+    pub(crate) async fn instantiate(&self, deadline: Instant, cpu: Duration) -> Result<Box<Warm>, CallError> {
+        self.profile.meters.instantiated(self.reason());
+        let mut store = Store::new(self.engine(), State::new(self.profile.clone()));
+        store.limiter(|state| &mut state.memory);
+        store.epoch_deadline_callback(on_tick);
+        let limits = &self.profile.limits;
+        store.set_hostcall_fuel(limits.output_bytes.max(limits.host_call_bytes) as usize + FUEL_SLACK);
+        begin(
+            &mut store,
+            Running {
+                deadline,
+                ticks: ticks(cpu),
+                host_calls: limits.host_calls,
+                host_call_bytes: limits.host_call_bytes,
+                ..Running::idle()
+            },
+        );
+        let started = self.start(&mut store).await;
+        let said = std::mem::replace(&mut store.data_mut().running, Running::idle()).said;
+        match started {
+            Ok(Ok(guests)) => Ok(Box::new(Warm {
+                store,
+                guests,
+                uses: 0,
+                uses_max: spread(limits.recycle_after),
+            })),
+            Ok(Err(text)) => Err(CallError::new(Kind::Error, format!("init: {text}"))),
+            Err(error) => {
+                let mut error = classify(&error, said.as_deref());
+                error.message.insert_str(0, "init: ");
+                Err(error)
+            }
+        }
+    }
+
+    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<Result<Guests, String>> {
+        let instance = self.pre.instantiate_async(&mut *store).await?;
+        let guests = self.indices.load(&mut *store, &instance)?;
+        let init = match &guests.lifecycle {
+            Some(lifecycle) => lifecycle.call_init(&mut *store, &self.config).await?,
+            None => Ok(()),
+        };
+        Ok(init.map(|()| guests))
+    }
+
+    fn engine(&self) -> &Engine {
+        self.pre.engine()
+    }
+
+    fn reason(&self) -> Reason {
+        let take = |owed: &AtomicU32| owed.fetch_update(Relaxed, Relaxed, |count| count.checked_sub(1)).is_ok();
+        if take(&self.faulted) {
+            Reason::Fault
+        } else if take(&self.recycled) {
+            Reason::Recycle
+        } else {
+            Reason::Cold
+        }
+    }
+
+    /// Idle and busy instances now.
+    pub(crate) fn instances(&self) -> (usize, usize) {
+        let busy = (self.profile.limits.max_instances as usize).saturating_sub(self.permits.available_permits());
+        (self.idle.lock().len(), busy)
+    }
+
+    /// Puts an instance in that was made outside a lease.
+    pub(crate) fn adopt(&self, warm: Box<Warm>) {
+        self.idle.lock().push(warm);
+    }
+}
+
+/// The right to run one call. Dropped, it drops its instance and makes room for the next.
+pub(crate) struct Lease {
+    pool: Arc<Pool>,
+    warm: Option<Box<Warm>>,
+}
+
+impl Lease {
+    /// The instance, made if there is none.
+    pub(crate) async fn instance(&mut self, deadline: Instant) -> Result<&mut Warm, CallError> {
+        if self.warm.is_none() {
+            let cpu = Duration::from_millis(u64::from(self.pool.profile.host.init_ms_max));
+            self.warm = Some(self.pool.instantiate(deadline, cpu).await?);
+        }
+        Ok(self.warm.as_mut().expect("there is one now"))
+    }
+
+    /// The call ended well: the instance may serve again.
+    pub(crate) fn give_back(mut self) {
+        let Some(mut warm) = self.warm.take() else { return };
+        let memory = warm.store.data().memory.bytes;
+        let profile = &self.pool.profile;
+        profile.meters.memory.set(memory as f64);
+        warm.uses += 1;
+        let memory_mark = profile.limits.memory_mb as usize * 1024 * 1024 / 4 * 3;
+        if warm.uses >= warm.uses_max || memory > memory_mark {
+            self.pool.recycled.fetch_add(1, Relaxed);
+            return;
+        }
+        self.pool.idle.lock().push(warm);
+    }
+
+    /// The call failed inside the store, which nothing can enter again.
+    pub(crate) fn spoil(mut self) {
+        if self.warm.take().is_some() {
+            self.pool.faulted.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        drop(self.warm.take()); // frees its memory before the next caller asks for some
+        self.pool.permits.add_permits(1);
+    }
+}
+
+/// Starts a call's budgets.
+pub(crate) fn begin(store: &mut Store<State>, running: Running) {
+    store.data_mut().running = running;
+    store.set_epoch_deadline(1);
+}
+
+impl Warm {
+    /// Starts a call's budgets from the plugin's limits.
+    pub(crate) fn begin(&mut self, hook: Hook, session: &crate::calls::Session) {
+        let limits = &self.store.data().profile.limits;
+        let running = Running {
+            hook,
+            guest: session.guest.clone(),
+            call: Some(session.call.clone()),
+            deadline: session.deadline,
+            ticks: ticks(Duration::from_millis(u64::from(limits.cpu_ms))),
+            host_calls: limits.host_calls,
+            host_call_bytes: limits.host_call_bytes,
+            said: None,
+        };
+        begin(&mut self.store, running);
+    }
+
+    /// Ends it: nothing of the call stays in the store.
+    pub(crate) fn end(&mut self) -> Option<String> {
+        std::mem::replace(&mut self.store.data_mut().running, Running::idle()).said
+    }
+}
+
+/// A number within a quarter of `middle`, so that instances made together do not end together.
+fn spread(middle: u32) -> u32 {
+    let random = RandomState::new().hash_one(0_u8);
+    let span = u64::from(middle / 2).max(1);
+    let offset = u32::try_from(random % span).expect("smaller than half a u32");
+    (middle - middle / 4).saturating_add(offset).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes_are_spread_around_the_middle() {
+        let all: Vec<_> = (0..1000).map(|_| spread(1000)).collect();
+        assert!(all.iter().all(|uses| (750..=1250).contains(uses)));
+        assert!(
+            all.iter().any(|uses| *uses < 850) && all.iter().any(|uses| *uses > 1150),
+            "not all the same"
+        );
+        assert_eq!(spread(1), 1);
+    }
+}
