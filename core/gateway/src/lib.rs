@@ -5,10 +5,13 @@
 
 pub mod auth;
 pub mod decode;
+pub mod http;
 pub mod metrics;
 pub mod origin;
 pub mod resource;
+pub mod rest;
 mod settings;
+pub mod ws;
 
 use std::sync::Arc;
 
@@ -28,6 +31,8 @@ pub struct Gateway {
     pub origins: Origins,
     /// Limits and switches of the transports.
     pub settings: GatewaySettings,
+    /// The native WebSockets that are open.
+    pub connections: ws::Connections,
 }
 
 impl Gateway {
@@ -38,6 +43,7 @@ impl Gateway {
             auth,
             origins,
             settings,
+            connections: ws::Connections::new(),
         })
     }
 }

@@ -33,13 +33,21 @@ impl Origins {
         self.any || self.allowed.contains(&origin) || (self.loopback && is_loopback(&origin))
     }
 
-    /// The same for a request: without the header there is nothing to judge.
+    /// The same for a request: without the header there is nothing to judge, and a page of this very server is let in.
     pub fn allow_request(&self, headers: &hyper::HeaderMap) -> bool {
-        match headers.get(hyper::header::ORIGIN) {
-            None => true,
-            Some(origin) => origin.to_str().is_ok_and(|origin| self.allows(origin)),
-        }
+        let Some(origin) = headers.get(hyper::header::ORIGIN) else { return true };
+        let Ok(origin) = origin.to_str() else { return false };
+        let host = headers.get(hyper::header::HOST).and_then(|host| host.to_str().ok());
+        self.allows(origin) || host.is_some_and(|host| is_same_host(origin, host))
     }
+}
+
+/// Whether the page came from the host it now talks to. A proxy may have taken TLS off, so the scheme is not compared.
+fn is_same_host(origin: &str, host: &str) -> bool {
+    let authority = |scheme: &str| normalize(origin).ok().and_then(|origin| Some(origin.strip_prefix(scheme)?.to_owned()));
+    let host = host.to_ascii_lowercase();
+    let plain = |authority: String| authority == host || host.strip_suffix(":80").or(host.strip_suffix(":443")) == Some(authority.as_str());
+    authority("http://").or_else(|| authority("https://")).is_some_and(plain)
 }
 
 /// Scheme and host in lower case, the default port left out.
@@ -115,6 +123,25 @@ mod tests {
         for origin in ["http://localhost.evil.test", "http://127.0.0.1.evil.test", "http://10.0.0.1"] {
             check(&[], true, origin, false);
         }
+    }
+
+    #[test]
+    fn a_page_of_this_server_and_a_request_of_no_page_are_let_in() {
+        let request = |origin: &str, host: &str| {
+            let headers = [(hyper::header::ORIGIN, origin), (hyper::header::HOST, host)];
+            let headers = headers
+                .into_iter()
+                .filter(|(_, v)| !v.is_empty())
+                .map(|(k, v)| (k, v.parse().expect("value")))
+                .collect();
+            Origins::default().allow_request(&headers)
+        };
+        assert!(request("", "chat.example"));
+        assert!(request("http://chat.example:3001", "chat.example:3001"));
+        assert!(request("https://chat.example", "chat.example"));
+        assert!(!request("https://evil.example", "chat.example"));
+        assert!(!request("https://chat.example:8443", "chat.example"));
+        assert!(!request("null", "null"));
     }
 
     #[test]
