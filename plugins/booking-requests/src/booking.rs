@@ -160,7 +160,7 @@ impl Booking {
             self.let_go()?;
         }
         let event = format!("x.booking-requests.{}", change.status.as_str());
-        metrics::count(&format!("bookings_{}_total", change.status.as_str()));
+        metrics::count(&format!("bookings_{}", change.status.as_str()));
         self.tell(call, &event, &change, shown)
     }
 
@@ -285,7 +285,7 @@ impl Booking {
         for user_id in [&self.customer_id, &self.provider_id] {
             notifications::push(user_id, &notification)?;
         }
-        metrics::count("bookings_reminded_total");
+        metrics::count("bookings_reminded");
         events::emit(
             "x.booking-requests.reminder",
             &json!({ "messageId": self.message_id, "ref": self.reference, "minutesBefore": lead_m.parse::<u32>().ok(), "startsAt": time::iso_utc(self.starts_at_ms) }),

@@ -124,11 +124,11 @@ fn reschedule(settings: &Settings, call: &Call, booking: &mut Booking, payload: 
         ..booking.clone()
     };
     if !booking.move_to(&later, settings)? {
-        metrics::count("bookings_slot_taken_total");
+        metrics::count("bookings_slot_taken");
         return Err(Stop::reject("slot_taken", "the provider is not free at that time"));
     }
     *booking = later;
-    metrics::count("bookings_rescheduled_total");
+    metrics::count("bookings_rescheduled");
     let mut shown = Map::new();
     drafts::show_time(&mut shown, &wish, zone, booking);
     let change = Change {

@@ -54,7 +54,7 @@ pub(crate) fn send(settings: &Settings, call: &Call, mut draft: Draft) -> Result
     }
     let booking = booking(settings, call, &draft, provider_id, &package, wish.moment_ms(&zone)?)?;
     if !booking.open(settings)? {
-        metrics::count("bookings_slot_taken_total");
+        metrics::count("bookings_slot_taken");
         return Err(Stop::reject("slot_taken", "the provider is not free at that time"));
     }
     draft.content = settings.content.replace("{name}", &package.name);

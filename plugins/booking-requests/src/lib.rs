@@ -67,7 +67,7 @@ impl AfterMessage for BookingRequests {
         if booking.message_id.is_none() {
             booking.message_id = Some(message.id);
             booking.save(&self.settings)?;
-            metrics::count("bookings_requested_total");
+            metrics::count("bookings_requested");
         }
         Ok(())
     }

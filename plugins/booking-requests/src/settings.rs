@@ -42,7 +42,7 @@ impl Default for Settings {
             open_max: 20,
             keep_closed_days: 30,
             content: "Demande de réservation: {name}".into(),
-            reminder_title: "Rappel de réservation: {name}".into(),
+            reminder_title: "Booking reminder: {name}".into(),
             default_currency: "FCFA".into(),
         }
     }

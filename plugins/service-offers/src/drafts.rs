@@ -112,13 +112,7 @@ fn countered(metadata: &Map<String, Value>, draft: &Draft, open: &[(String, Stri
 
 fn named(id: &Value, draft: &Draft) -> Result<Option<Offer>, Stop> {
     let Some(id) = id.as_str() else { return Ok(None) };
-    let message = match messages::get(id) {
-        Ok(message) => message,
-        // An id that is none is the sender's mistake, not the host's.
-        Err(Error::Invalid(_) | Error::NotFound | Error::Denied) => None,
-        Err(error) => return Err(error.into()),
-    };
-    match message {
+    match messages::get(id)? {
         Some(message) if message.conversation_id == draft.conversation_id && message.kind == KIND => Ok(Offer::load(&message.reference)?),
         _ => Ok(None),
     }
@@ -136,7 +130,7 @@ fn counter(settings: &Settings, call: &Call, offer: Offer, by: &str) -> Result<(
         shown: true,
     };
     offer.close(settings, call, close)?;
-    metrics::count("offers_countered_total");
+    metrics::count("offers_countered");
     Ok(())
 }
 

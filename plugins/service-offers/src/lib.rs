@@ -65,7 +65,7 @@ impl AfterMessage for ServiceOffers {
         if offer.message_id.is_none() {
             offer.message_id = Some(message.id);
             offer.save(&self.settings)?;
-            metrics::count("offers_sent_total");
+            metrics::count("offers_sent");
         }
         Ok(())
     }

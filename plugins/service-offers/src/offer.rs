@@ -42,7 +42,7 @@ impl Status {
     }
 
     fn metric(self) -> String {
-        format!("offers_{}_total", self.as_str())
+        format!("offers_{}", self.as_str())
     }
 }
 

@@ -68,7 +68,7 @@ fn an_offer_is_filled_in_from_the_package() {
         expected["expiresAt"] = "2026-01-08T12:00:00.000Z".into();
         assert_eq!(app.metadata(&id), expected);
         assert_eq!(app.message(&id).unwrap().content, content);
-        assert_eq!(app.counter("offers_sent_total"), 1);
+        assert_eq!(app.counter("offers_sent"), 1);
     }
 }
 
@@ -118,7 +118,7 @@ fn each_command_ends_an_open_offer_once() {
         assert_eq!(events[0].audience, Audience::Conversation(conversation.clone()));
         assert_eq!((&events[0].payload["messageId"], &events[0].payload["by"]), (&json!(id), &json!(actor)));
         assert_eq!(app.timers(&conversation), Vec::<String>::new());
-        assert_eq!(app.counter(&format!("offers_{end}_total")), 1);
+        assert_eq!(app.counter(&format!("offers_{end}")), 1);
         for (command, actor) in [("offer.accept", "buyer"), ("offer.decline", "buyer"), ("offer.withdraw", "seller")] {
             let again = app.command(actor, &conversation, command, &payload).unwrap_err();
             assert_eq!(again.code, "offer_not_open");
@@ -247,7 +247,7 @@ fn a_counter_offer_replaces_the_newest_open_one() {
         ("open".into(), "declined".into(), "open".into())
     );
     assert_eq!(app.metadata(&second)["statusReason"], "countered");
-    assert_eq!(app.counter("offers_countered_total"), 1);
+    assert_eq!(app.counter("offers_countered"), 1);
 }
 
 #[test]
@@ -318,7 +318,7 @@ fn a_repeated_after_hook_changes_nothing() {
     let id = offer(&mut app, &conversation, "logo");
     app.command("buyer", &conversation, "offer.accept", &json!({"messageId": id})).unwrap();
     app.redeliver(Op::Send, &id).unwrap();
-    assert_eq!((status(&app, &id), app.counter("offers_sent_total")), ("accepted".into(), 1));
+    assert_eq!((status(&app, &id), app.counter("offers_sent")), ("accepted".into(), 1));
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub trait BeforeParticipant {
 /// impl AfterParticipant for CountJoins {
 ///     fn after_participant(&mut self, _call: &Call, change: ParticipantChange) -> Result<(), Failure> {
 ///         if change.op == "join" {
-///             metrics::count("joins_total");
+///             metrics::count("joins");
 ///         }
 ///         Ok(())
 ///     }
@@ -201,7 +201,7 @@ pub trait BeforeParticipant {
 /// let mut app = haggle_sdk::test::Harness::<CountJoins>::new();
 /// let group = app.group(&["alice"]);
 /// app.join("alice", &group, "bob").unwrap();
-/// assert_eq!(app.counter("joins_total"), 1);
+/// assert_eq!(app.counter("joins"), 1);
 /// ```
 pub trait AfterParticipant {
     /// Reacts. `Err` is tried again.
@@ -248,7 +248,7 @@ pub trait BeforeReaction {
 /// impl AfterReaction for Hearts {
 ///     fn after_reaction(&mut self, _call: &Call, reaction: Reaction) -> Result<(), Failure> {
 ///         if reaction.emoji.as_deref() == Some("❤") {
-///             metrics::count("hearts_total");
+///             metrics::count("hearts");
 ///         }
 ///         Ok(())
 ///     }
@@ -259,7 +259,7 @@ pub trait BeforeReaction {
 /// let conversation = app.direct("alice", "bob");
 /// let id = app.send("alice", Draft::text(&conversation, "hi")).unwrap();
 /// app.react("bob", &id, Some("❤")).unwrap();
-/// assert_eq!(app.counter("hearts_total"), 1);
+/// assert_eq!(app.counter("hearts"), 1);
 /// ```
 pub trait AfterReaction {
     /// Reacts. `Err` is tried again.

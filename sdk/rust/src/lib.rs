@@ -14,7 +14,7 @@
 //!         if draft.content.contains("forbidden") {
 //!             return Decision::reject("word_filter", "please rephrase");
 //!         }
-//!         metrics::count("passed_total");
+//!         metrics::count("passed");
 //!         Decision::Continue
 //!     }
 //! }
@@ -27,7 +27,7 @@
 //! let refused = app.send("alice", Draft::text(&conversation, "a forbidden word")).unwrap_err();
 //! assert_eq!(refused.code, "word_filter");
 //! assert!(app.send("alice", Draft::text(&conversation, "hello")).is_ok());
-//! assert_eq!(app.counter("passed_total"), 1);
+//! assert_eq!(app.counter("passed"), 1);
 //! ```
 //!
 //! # Layout

@@ -9,8 +9,8 @@
 //!
 //! let host = FakeHost::new();
 //! let _installed = native::install(Rc::new(host.clone()));
-//! haggle_sdk::metrics::count("calls_total");
-//! assert_eq!(host.counter("calls_total"), 1);
+//! haggle_sdk::metrics::count("calls");
+//! assert_eq!(host.counter("calls"), 1);
 //! ```
 
 use std::{cell::RefCell, rc::Rc};

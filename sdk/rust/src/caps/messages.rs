@@ -25,13 +25,17 @@ pub fn edit(id: &str, content: Option<&str>, metadata: Option<&str>) -> Result<(
     host!(Messages.message_edit(id, content, metadata))
 }
 
-/// A message in its present state; none where there is none that this plugin may read.
+/// A message in its present state; none where there is none that this plugin may read. An id often comes from a client: one
+/// that is malformed names nothing.
 ///
 /// # Errors
 ///
-/// See [`Error`]; [`Error::Invalid`] where the id is malformed.
+/// See [`Error`].
 pub fn get(id: &str) -> Result<Option<Message>, Error> {
-    host!(Messages.message_get(id))
+    match host!(Messages.message_get(id)) {
+        Err(Error::Invalid(_)) => Ok(None),
+        other => other,
+    }
 }
 
 /// Messages of a conversation below the seq `before`, newest first, at most `limit` (100).

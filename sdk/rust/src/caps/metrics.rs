@@ -1,8 +1,9 @@
-//! Counters and observations, exported as `haggle_plugin_custom_*` with the label `plugin`.
+//! Counters and observations of this plugin, exported as `haggle_plugin_custom_total` and `haggle_plugin_custom_observed` with
+//! the labels `plugin` and `name`. Names are lower-case words with underscores, few, and never made of input.
 
 use super::host;
 
-/// Adds 1 to a counter. Names end in `_total` and never contain input.
+/// Adds 1 to a counter.
 pub fn count(name: &str) {
     count_by(name, 1);
 }

@@ -415,6 +415,14 @@ impl State {
         participants.push(place);
     }
 
+    /// Moves a participant's marks, never back.
+    pub fn mark(&mut self, conversation_id: &str, user_id: &str, seq: u32) {
+        let participants = self.participants.entry(conversation_id.into()).or_default();
+        for place in participants.iter_mut().filter(|place| place.user_id == user_id) {
+            (place.read_seq, place.delivered_seq) = (place.read_seq.max(seq), place.delivered_seq.max(seq));
+        }
+    }
+
     /// Gives the next seq of a conversation.
     pub fn next_seq(&mut self, conversation_id: &str) -> u32 {
         let conversation = self.conversations.get_mut(conversation_id).expect("the test has made this conversation");

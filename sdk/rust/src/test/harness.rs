@@ -243,6 +243,7 @@ impl<P: Plugin + Handlers> Harness<P> {
             read_seq: seq,
             delivered_seq: seq,
         };
+        self.host.state_mut().mark(conversation_id, actor, seq);
         self.finish(call, After::Receipt(receipt));
         Ok(())
     }

@@ -169,7 +169,12 @@ impl Host for FakeHost {
     }
 
     fn message_get(&self, id: &str) -> Answer<Option<Message>> {
-        Ok(self.message(id))
+        let is_id = id.len() == 24 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if is_id {
+            Ok(self.message(id))
+        } else {
+            Err(Error::Invalid("not an id".into()))
+        }
     }
 
     fn message_list(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Vec<Message>> {
