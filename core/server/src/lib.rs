@@ -2,12 +2,17 @@
 //!
 //! Start with [`cli`] for what may be typed and with [`serve`] for how the parts become a server.
 
-// pub mod cli;
-// mod client;
+mod admin;
+mod auth;
+pub mod cli;
+mod client;
 pub mod config;
 mod dev_key;
 pub mod failure;
 mod logs;
 mod metrics;
+mod plugins;
+pub mod serve;
+mod status;
 mod token;
 mod version;

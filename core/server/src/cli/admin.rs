@@ -50,7 +50,7 @@ enum PluginCommand {
         #[command(flatten)]
         admin: AdminFrom,
     },
-    /// Take a plugin out of service and remove its folder; what it has stored stays
+    /// Take a plugin out of service and move its files aside; what it has stored stays
     Remove {
         /// The plugin's id
         id: String,
@@ -178,7 +178,7 @@ fn list_plugins(from: &AdminFrom) -> Result<(), Failure> {
     let answer = read(from, "/admin/plugins")?;
     let rows = items(&answer, "plugins", |plugin| {
         let hooks = plugin["hooks"].as_array().map(|hooks| hooks.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
-        vec![text(&plugin["id"]), text(&plugin["version"]), text(&plugin["state"]), short(&plugin["digest"]), hooks.unwrap_or_default(), text(&plugin["error"])]
+        vec![text(&plugin["id"]), text(&plugin["version"]), text(&plugin["state"]), short(&plugin["sha256"]), hooks.unwrap_or_default(), text(&plugin["error"])]
     });
     table(&["ID", "VERSION", "STATE", "DIGEST", "HOOKS", "LAST ERROR"], &rows);
     Ok(())

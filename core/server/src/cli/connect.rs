@@ -1,20 +1,21 @@
 //! `haggle connect`: the native WebSocket protocol on standard input and output.
 
+use std::time::Duration;
+
 use clap::Args;
 use fastwebsockets::{FragmentCollectorRead, Frame, OpCode, Payload, WebSocketWrite, handshake};
 use http_body_util::Empty;
 use hyper::{Request, Uri, body::Bytes, header};
-use tokio::{
-    io::{AsyncBufReadExt, AsyncWrite, BufReader, stdin},
-    net::TcpStream,
-    sync::mpsc,
-};
+use tokio::{io::AsyncWrite, net::TcpStream, sync::mpsc};
 
 use super::{block_on, print};
 use crate::failure::{Failure, Kind};
 
 /// Frames that wait to be written; heartbeats and what is typed.
 const FRAMES_MAX: usize = 64;
+
+/// How long answers are waited for when standard input has ended.
+const ANSWERS_WAIT: Duration = Duration::from_secs(1);
 
 /// The largest message that is shown.
 const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -27,8 +28,8 @@ const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  haggle connect --token \"$TOKEN\" --follow
-      follow everything: heads, ev, me, mark, eph
+  haggle connect --token \"$TOKEN\" --follow --sub CONVERSATION
+      show what happens in a conversation, and the user's own stream
   echo '{\"t\":\"send\",\"id\":2,\"to\":\"bob\",\"k\":\"1\",\"n\":\"text\",\"d\":{\"content\":\"hi\"}}' | haggle connect --token \"$TOKEN\"
       send one message and see its ack")]
 pub struct ConnectArgs {
@@ -38,6 +39,9 @@ pub struct ConnectArgs {
     /// The server
     #[arg(long, default_value = "ws://127.0.0.1:3001/v1/ws")]
     url: Uri,
+    /// Follow a conversation; may be given more than once
+    #[arg(long, value_name = "CONVERSATION")]
+    sub: Vec<String>,
     /// Stay when standard input ends
     #[arg(long)]
     follow: bool,
@@ -56,9 +60,13 @@ async fn connect(args: ConnectArgs) -> Result<(), Failure> {
     let writer = tokio::spawn(write_frames(write, outbox));
     let auth = serde_json::json!({ "t": "auth", "id": "auth", "token": args.token }).to_string();
     send(&frames, auth).await?;
-    let typed = tokio::spawn(send_lines(frames.clone(), args.follow));
+    for conversation in &args.sub {
+        send(&frames, serde_json::json!({ "t": "sub", "id": conversation, "c": conversation }).to_string()).await?;
+    }
+    let typed = frames.clone();
+    // A thread, since reading standard input cannot be interrupted; it ends with the process.
+    std::thread::spawn(move || send_lines(&typed, args.follow));
     let result = show_frames(read, frames).await;
-    typed.abort();
     writer.abort();
     result
 }
@@ -106,17 +114,16 @@ async fn write_frames<W: AsyncWrite + Unpin>(mut write: WebSocketWrite<W>, mut o
     }
 }
 
-/// Every line of standard input is a frame. At its end, a ping: its answer comes after the others.
-async fn send_lines(frames: mpsc::Sender<Out>, follow: bool) {
-    let mut lines = BufReader::new(stdin()).lines();
-    while let Ok(Some(line)) = lines.next_line().await {
-        if !line.trim().is_empty() && send(&frames, line).await.is_err() {
+/// Every line of standard input is a frame. At its end the answers that are due get a second.
+fn send_lines(frames: &mpsc::Sender<Out>, follow: bool) {
+    for line in std::io::stdin().lines().map_while(Result::ok).filter(|line| !line.trim().is_empty()) {
+        if frames.blocking_send(Out::Text(line)).is_err() {
             return;
         }
     }
     if !follow {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-        let _ = frames.send(Out::Close).await;
+        std::thread::sleep(ANSWERS_WAIT);
+        let _ = frames.blocking_send(Out::Close);
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use clap::Args;
+use haggle_model::{Pos, Shard};
 use haggle_store::{Log, embedded::EmbeddedStore};
 
 use super::{ConfigFrom, block_on, print};
@@ -161,9 +162,9 @@ fn log(settings: &Settings) -> Finding {
 async fn verify(store: &impl Log) -> Result<u64, Failure> {
     let mut entries = 0;
     for shard in 0..store.shards() {
-        let mut after = 0;
+        let mut after = Pos(0);
         loop {
-            let page = store.read(shard, after, PAGE).await.map_err(|error| Failure::failed(error.to_string()))?;
+            let page = store.read(Shard(shard), after, PAGE).await.map_err(|error| Failure::failed(error.to_string()))?;
             let Some((last, _)) = page.last() else { break };
             after = *last;
             entries += page.len() as u64;

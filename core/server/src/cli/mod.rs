@@ -171,7 +171,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Plugin(args) => admin::plugin(args)?,
         Command::Deliveries(args) => admin::deliveries(args)?,
         Command::Connect(args) => connect::run(args)?,
-        Command::Openapi => print(&haggle_gateway::rest::openapi_json()),
+        Command::Openapi => print(&haggle_gateway::rest::openapi()),
     }
     Ok(ExitCode::SUCCESS)
 }

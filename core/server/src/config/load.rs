@@ -234,7 +234,7 @@ fn list_effective(prefix: &str, table: Map<String, Value>, values: &mut Vec<Effe
 }
 
 fn shown(key: &str, kind: ValueKind) -> String {
-    let is_empty = matches!(&kind, ValueKind::String(text) if text.is_empty());
+    let is_empty = matches!(&kind, ValueKind::String(text) if text.is_empty()) || matches!(&kind, ValueKind::Array(items) if items.is_empty());
     if is_secret(key) && !is_empty { MASKED.to_owned() } else { as_toml(kind) }
 }
 
@@ -242,6 +242,7 @@ fn shown(key: &str, kind: ValueKind) -> String {
 fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     key == "auth.secret"
+        || key == "auth.old_secrets"
         || (key.starts_with("plugins.config.") && ["secret", "token", "password", "key", "credential"].iter().any(|word| last.contains(word)))
 }
 

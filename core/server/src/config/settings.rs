@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use haggle_gateway::{GatewaySettings, HttpSettings, RestSettings, UserSettings, WsSettings};
+use haggle_host::HostLimits;
 use haggle_model::Limits;
 use haggle_store::embedded::EmbeddedOptions;
 use serde::{Deserialize, Serialize};
@@ -76,16 +77,22 @@ impl Default for Server {
 pub struct Auth {
     /// Shared secret of HS256 tokens.
     pub secret: String,
+    /// Secrets that are still believed while a new one is being brought in.
+    pub old_secrets: Vec<String>,
     /// File with a PEM public key for RS256, ES256 or EdDSA tokens.
     pub public_key: PathBuf,
     /// File or http URL of a JSON Web Key Set.
     pub jwks: String,
+    /// Algorithms that are believed; empty: all that the keys allow.
+    pub algorithms: Vec<String>,
     /// Required `iss`.
     pub issuer: String,
     /// Required `aud`.
     pub audience: String,
     /// The claim with the user's roles.
     pub roles_claim: String,
+    /// How far another machine's clock may be ahead when `nbf` is judged.
+    pub clock_skew_ms: u64,
     /// Origins of web pages that may connect.
     pub origins: Vec<String>,
     /// Also pages on localhost, on any port.
@@ -98,11 +105,14 @@ impl Default for Auth {
     fn default() -> Auth {
         Auth {
             secret: String::new(),
+            old_secrets: Vec::new(),
             public_key: PathBuf::new(),
             jwks: String::new(),
+            algorithms: Vec::new(),
             issuer: String::new(),
             audience: String::new(),
             roles_claim: "roles".into(),
+            clock_skew_ms: 5_000,
             origins: Vec::new(),
             loopback_origins: false,
             dev: false,
@@ -420,13 +430,52 @@ pub struct Plugins {
     pub grants_by_plugin: BTreeMap<String, Vec<String>>,
     /// Loads a plugin again when its files change.
     pub watch: bool,
+    /// Code of one plugin.
+    pub code_bytes_max: usize,
+    /// Instances of all plugins together.
+    pub instances_max: u32,
+    /// Linear memory of one instance, in MiB.
+    pub memory_mb_max: u32,
+    /// CPU time of one call.
+    pub cpu_ms_max: u32,
+    /// Wall-clock time of one call.
+    pub wall_ms_max: u32,
+    /// Time of a plugin's first start.
+    pub init_ms_max: u32,
+    /// Elements of all tables of one instance.
+    pub table_elements_max: usize,
+    /// Names of metrics of one plugin's own.
+    pub custom_metrics_max: usize,
+    /// Log lines of one plugin.
+    pub log_lines_per_second_max: u32,
+    /// One log line; what is longer is cut.
+    pub log_line_bytes_max: usize,
+    /// Address space for all instances is reserved at the start.
+    pub pooling: bool,
     /// Values for a plugin's own configuration, by plugin id.
     pub config: BTreeMap<String, BTreeMap<String, toml::Value>>,
 }
 
 impl Default for Plugins {
     fn default() -> Plugins {
-        Plugins { grants: vec!["*".into()], grants_by_plugin: BTreeMap::new(), watch: false, config: BTreeMap::new() }
+        let limits = HostLimits::default();
+        Plugins {
+            grants: vec!["*".into()],
+            grants_by_plugin: BTreeMap::new(),
+            watch: false,
+            code_bytes_max: limits.code_bytes_max,
+            instances_max: limits.instances_max,
+            memory_mb_max: limits.memory_mb_max,
+            cpu_ms_max: limits.cpu_ms_max,
+            wall_ms_max: limits.wall_ms_max,
+            init_ms_max: limits.init_ms_max,
+            table_elements_max: limits.table_elements_max,
+            custom_metrics_max: limits.custom_metrics_max,
+            log_lines_per_second_max: limits.log_lines_per_second_max,
+            log_line_bytes_max: limits.log_line_bytes_max,
+            pooling: limits.pooling,
+            config: BTreeMap::new(),
+        }
     }
 }
 
@@ -464,15 +513,13 @@ pub enum LogFormat {
 pub struct Drain {
     /// How long `/readyz` says 503 before connections are told to go.
     pub delay_ms: u64,
-    /// Clients are told to come back within this window, each at another moment.
-    pub jitter_ms: u64,
     /// When the process exits whatever is left.
     pub within_ms: u64,
 }
 
 impl Default for Drain {
     fn default() -> Drain {
-        Drain { delay_ms: 0, jitter_ms: 5_000, within_ms: 9_000 }
+        Drain { delay_ms: 0, within_ms: 9_000 }
     }
 }
 

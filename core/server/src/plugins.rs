@@ -1,0 +1,225 @@
+//! The plugin host as this server runs it: options from the settings, packages of the admin API, lists for operators.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use haggle_engine::ports::Hooks;
+use haggle_host::{Capability, HostLimits, HostOptions, LoadError, Manifest, PluginHost, PluginStatus, Policy};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{config::Settings, failure::Failure};
+
+/// The plugins of a running server.
+#[derive(Clone)]
+pub struct Plugins {
+    host: PluginHost,
+}
+
+impl Plugins {
+    /// Starts the host; a plugin that does not load keeps nobody from starting.
+    pub async fn start(settings: &Settings) -> Result<Plugins, Failure> {
+        let host = PluginHost::start(options(settings)?).await.map_err(|error| Failure::failed(error.to_string()).hint("set server.plugins_dir (--plugins DIR)"))?;
+        if settings.plugins.watch {
+            // The task ends with the host.
+            drop(host.watch());
+        }
+        Ok(Plugins { host })
+    }
+
+    /// As the engine takes them.
+    pub fn hooks(&self) -> Arc<dyn Hooks> {
+        Arc::new(self.host.clone())
+    }
+
+    /// Every plugin, for operators.
+    pub fn list(&self) -> Vec<Value> {
+        self.host.list().iter().map(shown).collect()
+    }
+
+    /// How many run and which do not load.
+    pub fn summary(&self) -> Value {
+        let list = self.host.list();
+        let errors: BTreeMap<&str, &str> = list.iter().filter_map(|plugin| Some((plugin.id.as_str(), plugin.error.as_deref()?))).collect();
+        json!({ "active": list.iter().filter(|plugin| plugin.active).count(), "errors": errors })
+    }
+
+    /// Loads a plugin again from its files.
+    pub async fn reload(&self, id: &str) -> Result<(), LoadError> {
+        self.host.reload(id).await.map(drop)
+    }
+
+    /// Puts a package into the plugins' folder and loads it.
+    pub async fn install(&self, package: Package) -> Result<(), LoadError> {
+        let failed = |error: std::io::Error| LoadError::Host(format!("unpacking: {error}"));
+        let dir = tempfile::tempdir().map_err(failed)?;
+        package.write(dir.path()).map_err(failed)?;
+        self.host.install(dir.path()).await.map(drop)
+    }
+
+    /// Takes a plugin out of service and moves its files aside.
+    pub async fn remove(&self, id: &str) -> Result<(), LoadError> {
+        self.host.remove(id).await
+    }
+}
+
+fn shown(plugin: &PluginStatus) -> Value {
+    let mut shown = json!({ "id": plugin.id, "state": if plugin.active { "active" } else { "failed" }, "error": plugin.error });
+    if let Some(running) = &plugin.running {
+        let running = serde_json::to_value(running).expect("a list of names and numbers is JSON");
+        shown.as_object_mut().expect("made above").extend(running.as_object().cloned().unwrap_or_default());
+    }
+    shown
+}
+
+/// What a load of these files would say; fails when it would fail.
+pub fn check(path: &Path, settings: &Settings) -> Result<String, Failure> {
+    let report = haggle_host::check(path, options(settings)?).map_err(|error| Failure::failed(error.to_string()))?;
+    if report.is_ok() { Ok(report.to_string()) } else { Err(Failure::failed(report.to_string()).hint("docs/WRITING-PLUGINS.md explains manifests and grants")) }
+}
+
+/// `[plugins]` as the host takes it.
+fn options(settings: &Settings) -> Result<HostOptions, Failure> {
+    let plugins = &settings.plugins;
+    let mut options = HostOptions::new(settings.plugins_dir());
+    options.cache_dir = Some(settings.server.data_dir.join("cache"));
+    options.policy = policy(settings)?;
+    options.limits = HostLimits {
+        code_bytes_max: plugins.code_bytes_max,
+        instances_max: plugins.instances_max,
+        memory_mb_max: plugins.memory_mb_max,
+        cpu_ms_max: plugins.cpu_ms_max,
+        wall_ms_max: plugins.wall_ms_max,
+        init_ms_max: plugins.init_ms_max,
+        table_elements_max: plugins.table_elements_max,
+        custom_metrics_max: plugins.custom_metrics_max,
+        log_lines_per_second_max: plugins.log_lines_per_second_max,
+        log_line_bytes_max: plugins.log_line_bytes_max,
+        pooling: plugins.pooling,
+    };
+    options.config = plugins.config.iter().map(|(id, values)| (id.clone(), values.iter().map(json_pair).collect())).collect();
+    options.dev = plugins.watch;
+    Ok(options)
+}
+
+fn json_pair((key, value): (&String, &toml::Value)) -> (String, Value) {
+    (key.clone(), serde_json::to_value(value).unwrap_or_default())
+}
+
+fn policy(settings: &Settings) -> Result<Policy, Failure> {
+    let by_plugin = settings.plugins.grants_by_plugin.iter();
+    Ok(Policy {
+        allow: capabilities("plugins.grants", &settings.plugins.grants)?,
+        plugins: by_plugin.map(|(id, names)| Ok((id.clone(), capabilities(&format!("plugins.grants_by_plugin.{id}"), names)?))).collect::<Result<_, Failure>>()?,
+    })
+}
+
+fn capabilities(key: &str, names: &[String]) -> Result<BTreeSet<Capability>, Failure> {
+    if names.iter().any(|name| name == "*") {
+        return Ok(Capability::ALL.into());
+    }
+    names.iter().map(|name| name.parse().map_err(|error| Failure::usage(format!("{key}: {error}")).hint(format!("{key} = [\"*\"] grants what manifests ask for")))).collect()
+}
+
+/// A plugin on its way to a server: its manifest and its code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Package {
+    /// From the manifest.
+    pub id: String,
+    manifest: String,
+    /// Where the manifest wants the code.
+    wasm_path: String,
+    wasm: Vec<u8>,
+}
+
+/// A package as JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sent {
+    manifest: String,
+    /// Base64.
+    wasm: String,
+}
+
+impl Package {
+    /// Reads a plugin's folder.
+    pub fn read(folder: &Path) -> Result<Package, Failure> {
+        let read = |path: &Path| std::fs::read(path).map_err(|error| Failure::failed(format!("{}: {error}", path.display())).hint("name the folder that holds plugin.toml"));
+        let manifest = String::from_utf8_lossy(&read(&folder.join("plugin.toml"))?).into_owned();
+        let mut package = Package::new(manifest, Vec::new()).map_err(Failure::failed)?;
+        package.wasm = read(&folder.join(&package.wasm_path))?;
+        Ok(package)
+    }
+
+    /// The text names the rule that is broken.
+    fn new(manifest: String, wasm: Vec<u8>) -> Result<Package, String> {
+        let parsed = Manifest::parse(&manifest).map_err(|error| format!("plugin.toml: {error}"))?;
+        Ok(Package { id: parsed.id.to_string(), wasm_path: parsed.wasm, manifest, wasm })
+    }
+
+    /// As the body of an installation.
+    pub fn to_json(&self) -> Vec<u8> {
+        let sent = Sent { manifest: self.manifest.clone(), wasm: STANDARD.encode(&self.wasm) };
+        serde_json::to_vec(&sent).expect("two strings are JSON")
+    }
+
+    /// From the body of an installation.
+    pub fn from_json(body: &[u8]) -> Result<Package, String> {
+        let sent: Sent = serde_json::from_slice(body).map_err(|error| format!("the body is not {{\"manifest\", \"wasm\"}}: {error}"))?;
+        let wasm = STANDARD.decode(sent.wasm).map_err(|error| format!("wasm is no base64: {error}"))?;
+        Package::new(sent.manifest, wasm)
+    }
+
+    /// The manifest keeps the code's path below its folder.
+    fn write(&self, dir: &Path) -> std::io::Result<()> {
+        let code = dir.join(&self.wasm_path);
+        std::fs::create_dir_all(code.parent().unwrap_or(dir))?;
+        std::fs::write(code, &self.wasm)?;
+        std::fs::write(dir.join("plugin.toml"), &self.manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "id = \"offers\"\nversion = \"1.2.0\"\napi = \"0.1\"\nwasm = \"code/offers.wasm\"\n";
+
+    #[test]
+    fn a_package_arrives_as_it_was_sent() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let package = Package::new(MANIFEST.into(), vec![0, 97, 115, 109]).expect("valid");
+        package.write(dir.path()).expect("written");
+        let read = Package::read(dir.path()).expect("read");
+        assert_eq!(read, package);
+        assert_eq!(Package::from_json(&read.to_json()).expect("sent"), package);
+        assert_eq!(package.id, "offers");
+    }
+
+    #[test]
+    fn a_package_cannot_leave_its_folder() {
+        let manifest = MANIFEST.replace("code/offers.wasm", "../../offers.wasm");
+        assert!(Package::new(manifest, Vec::new()).expect_err("refused").contains("wasm"));
+    }
+
+    #[test]
+    fn grants_are_names_of_capabilities() {
+        let mut settings = Settings::default();
+        assert_eq!(policy(&settings).expect("valid"), Policy::default());
+        settings.plugins.grants = vec!["log".into()];
+        settings.plugins.grants_by_plugin = [("offers".to_owned(), vec!["kv".to_owned()])].into();
+        let policy_set = policy(&settings).expect("valid");
+        assert_eq!((policy_set.of("other"), policy_set.of("offers")), (&[Capability::Log].into(), &[Capability::Kv].into()));
+        settings.plugins.grants = vec!["files".into()];
+        assert!(policy(&settings).expect_err("unknown").message.starts_with("plugins.grants: there is no capability `files`"));
+    }
+
+    #[test]
+    fn limits_are_those_of_the_host() {
+        assert_eq!(options(&Settings::default()).expect("valid").limits, HostLimits::default());
+    }
+}

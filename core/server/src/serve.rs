@@ -1,0 +1,197 @@
+//! `haggle serve`: the parts become a server, and end in order.
+//!
+//! Listeners first, so that a wrong address fails at once and clients wait in the system's queue while the store opens; then
+//! store, plugins, engine, transports. The end goes the other way.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use haggle_engine::{Engine, EngineOptions, SystemClock};
+use haggle_gateway::{Authenticator, Gateway, http};
+use haggle_store::{Durability, Log, SharedStore, StoreError, decorate::Metered, embedded::EmbeddedStore};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    admin::{self, Admin},
+    auth,
+    config::Settings,
+    failure::{Failure, Kind},
+    logs, metrics,
+    plugins::Plugins,
+    status::{Parts, Status},
+    version,
+};
+
+/// What is left of `drain.within_ms` for the engine at least, however long clients took.
+const ENGINE_STOP_MIN: Duration = Duration::from_secs(2);
+
+/// Runs until a signal ends it.
+pub fn run(settings: Settings) -> Result<(), Failure> {
+    logs::install(&settings.log);
+    raise_file_limit();
+    let runtime = runtime(settings.server.threads)?;
+    let result = runtime.block_on(serve(settings));
+    // Whatever still blocks has nothing to say any more.
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    result
+}
+
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = match threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    if threads > 1 {
+        builder.worker_threads(threads);
+    }
+    Ok(builder.thread_name("haggle").enable_all().build()?)
+}
+
+/// Sockets are files: takes all that the system gives.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // Failing changes nothing; `haggle doctor` and the metrics show the limit.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+async fn serve(settings: Settings) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let recorder = metrics::install()?;
+    metrics::describe();
+    haggle_gateway::metrics::describe();
+    let clients = listen(settings.server.listen, "server.listen", "--listen").await?;
+    let operators = listen(settings.server.admin, "server.admin", "--admin").await?;
+    let addresses = (clients.local_addr()?, operators.local_addr()?);
+
+    let (store, durability) = open_store(&settings).await?;
+    let status = Arc::new(Status::default());
+    let auth_config = auth::config(&settings)?;
+    let authenticator = || Authenticator::new(auth_config.clone()).map_err(|error| Failure::usage(error.to_string()));
+    let admin = Arc::new(Admin {
+        metrics: recorder.clone(),
+        status: status.clone(),
+        auth: authenticator()?,
+        hosts: settings.server.admin_hosts.clone(),
+        // The code in base64, and the manifest.
+        install_bytes_max: settings.plugins.code_bytes_max / 3 * 4 + 1024 * 1024,
+    });
+    let probes = tokio::spawn(admin::serve(operators, admin::router(admin)));
+    let upkeep = tokio::spawn(keep_up(recorder, status.clone()));
+
+    let plugins = Plugins::start(&settings).await?;
+    let engine = start_engine(&settings, store, &plugins).await?;
+    let gateway = Gateway::new(engine.clone(), authenticator()?, auth::origins(&settings.auth)?, settings.gateway());
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(http::serve(clients, http::App::new(gateway.clone()), stop.clone()));
+    status.started(Parts { engine: engine.clone(), plugins, durability });
+    tracing::info!(clients = %addresses.0, operators = %addresses.1, %durability, data_dir = %settings.server.data_dir.display(), version = version::VERSION, commit = version::COMMIT, "serving");
+
+    signals.first().await;
+    let end = tokio::spawn(drain(settings, status, gateway, engine, serving, stop));
+    tokio::select! {
+        () = signals.next() => {
+            tracing::warn!("second signal: ending at once");
+            std::process::exit(1);
+        }
+        _ = end => {}
+    }
+    upkeep.abort();
+    probes.abort();
+    Ok(())
+}
+
+async fn listen(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Kind::Listen, format!("{key} = \"{address}\": {error}")).hint(format!("set {key} ({flag} ADDR) to a free address of this machine, or stop who uses it"))
+    })
+}
+
+async fn open_store(settings: &Settings) -> Result<(SharedStore, Durability), Failure> {
+    let (dir, options) = (settings.server.data_dir.clone(), settings.store.options());
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&dir, options)).await;
+    let opened = opened.unwrap_or_else(|panicked| Err(StoreError::Open(panicked.to_string())));
+    let store = opened.map_err(|error| unopened(settings, &error))?;
+    let durability = store.durability();
+    Ok((Arc::new(Metered::new(Arc::new(store))), durability))
+}
+
+fn unopened(settings: &Settings, error: &StoreError) -> Failure {
+    let dir = settings.server.data_dir.display();
+    let hint = match error {
+        StoreError::Corrupt(_) => format!("haggle doctor --data {dir}; keep a copy, then restore a backup"),
+        _ => "stop the other server, or give server.data_dir (--data DIR) another directory that this user may write".to_owned(),
+    };
+    Failure::new(Kind::DataDir, format!("server.data_dir = \"{dir}\": {error}")).hint(hint)
+}
+
+async fn start_engine(settings: &Settings, store: SharedStore, plugins: &Plugins) -> Result<Engine, Failure> {
+    let options = EngineOptions {
+        store,
+        hooks: plugins.hooks(),
+        limits: settings.limits.limits(),
+        clock: Arc::new(SystemClock),
+        erase_after: Duration::from_secs(settings.retention.erase_after_hours * 3600),
+        reject_unknown_users: settings.users.reject_unknown,
+    };
+    Engine::start(options).await.map_err(|error| unopened(settings, &error))
+}
+
+/// Without it histograms would grow until somebody scrapes.
+async fn keep_up(recorder: metrics_exporter_prometheus::PrometheusHandle, status: Arc<Status>) {
+    let mut ticks = tokio::time::interval(metrics::UPKEEP);
+    loop {
+        ticks.tick().await;
+        recorder.run_upkeep();
+        metrics::sample();
+        status.show();
+    }
+}
+
+/// The end, in order and in time.
+async fn drain(settings: Settings, status: Arc<Status>, gateway: Arc<Gateway>, engine: Engine, serving: JoinHandle<()>, stop: CancellationToken) {
+    let deadline = tokio::time::Instant::now() + Duration::from_millis(settings.drain.within_ms);
+    tracing::info!("draining");
+    status.drain();
+    tokio::time::sleep(Duration::from_millis(settings.drain.delay_ms)).await;
+    stop.cancel();
+    gateway.connections.drain();
+    // Acks in flight still reach their clients.
+    let clients_gone = async {
+        let left = deadline.saturating_duration_since(tokio::time::Instant::now()).saturating_sub(ENGINE_STOP_MIN);
+        gateway.connections.drained(left).await;
+        let _ = serving.await;
+    };
+    let _ = tokio::time::timeout_at(deadline - ENGINE_STOP_MIN, clients_gone).await;
+    if tokio::time::timeout_at(deadline, engine.shutdown()).await.is_err() {
+        tracing::warn!("the engine did not stop in time; nothing acknowledged is lost");
+    }
+    tracing::info!("drained");
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Signals, Failure> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn first(&mut self) {
+        self.next().await;
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
