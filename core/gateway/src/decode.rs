@@ -47,8 +47,12 @@ impl From<DecodeError> for Refusal {
     }
 }
 
-/// Reads one JSON value; an error names the field.
+/// Reads one JSON object; an error names the field.
 pub fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
+    // A derived reader would also take a list, field by field.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(DecodeError::new("", "expected a JSON object"));
+    }
     // Only the second try keeps track of where it is: most requests are fine.
     serde_json::from_slice(bytes).map_err(|_| locate::<T>(bytes))
 }
@@ -395,7 +399,7 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_ignored_and_known_ones_kept_as_they_are() {
-        let body = "{\"content\":\"<b>\u{202e}\u{200b}\u{1b}[31m\u{1f600}\",\"senderId\":\"eve\",\"seq\":7,\"readBy\":{},\"metadata\":{\"a\": 1.50}}";
+        let body = "{\"content\":\"<b>\u{202e}\u{200b}\\u001b[31m\u{1f600}\",\"senderId\":\"eve\",\"seq\":7,\"readBy\":{},\"metadata\":{\"a\": 1.50}}";
         let (message, client_id) = parse::<MessageBody<'_>>(body.as_bytes())
             .and_then(MessageBody::into_message)
             .expect("valid");

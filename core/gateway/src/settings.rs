@@ -115,7 +115,7 @@ impl Default for WsSettings {
             heartbeat: Duration::from_secs(25),
             message_bytes_max: 256 * 1024,
             message_bytes_before_auth_max: 16 * 1024,
-            fragments_max: 64,
+            fragments_max: 1024,
             requests_in_flight_max: 64,
             subscriptions_max: 1024,
             cursors_max: 200,
