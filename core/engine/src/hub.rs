@@ -13,6 +13,8 @@ use haggle_store::MessageRow;
 use papaya::HashMap;
 use parking_lot::RwLock;
 
+use crate::state::message_created;
+
 /// Encodings that one push keeps: one slot per transport format.
 pub const ENCODINGS: usize = 4;
 
@@ -95,8 +97,23 @@ pub struct Published {
     pub entry: Arc<Entry>,
     /// Of what kind its conversation is.
     pub kind: ConversationKind,
+    message: OnceLock<Option<Arc<MessageRow>>>,
+}
+
+impl Published {
+    /// An event with the state after it of the message it changed, if it changed one.
+    pub fn new(entry: Arc<Entry>, kind: ConversationKind, changed: Option<Arc<MessageRow>>) -> Published {
+        let message = OnceLock::new();
+        if let Some(changed) = changed {
+            message.get_or_init(|| Some(changed));
+        }
+        Published { entry, kind, message }
+    }
+
     /// For events about a message: its state after this event.
-    pub message: Option<Arc<MessageRow>>,
+    pub fn message(&self) -> Option<&MessageRow> {
+        self.message.get_or_init(|| message_created(&self.entry).map(Arc::new)).as_deref()
+    }
 }
 
 /// One connection of a user, as the hub sees it.

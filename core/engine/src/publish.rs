@@ -46,7 +46,7 @@ fn to_mark_watchers(hub: &Hub, audience: &Audience, user: &UserId, shared_marks_
 
 /// Publishes an event with a seq to these users, or of a broadcast to everybody.
 pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], staged: StagedEntry) {
-    let push = Push::new(What::Event(Published { entry: staged.entry, kind, message: staged.message }));
+    let push = Push::new(What::Event(Published::new(staged.entry, kind, staged.message)));
     if kind == ConversationKind::Broadcast {
         hub.everyone(|connection| connection.offer(&push));
     } else {
