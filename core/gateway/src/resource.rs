@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt};
 use haggle_engine::Published;
 use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, Event, MessageId, Millis,
-    PluginId, Profile, Seq, UserId,
+    PluginId, Profile, UserId,
 };
 use haggle_store::{EventRow, InboxRow, MemberRow, MessageRow, NotificationRow, PersonalRow, UserRow};
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
@@ -46,7 +46,7 @@ impl Serialize for Time {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hex {
     key: u64,
-    seq: Seq,
+    seq: u32,
 }
 
 impl From<ConversationId> for Hex {
@@ -268,11 +268,11 @@ pub struct MessageResource<'a> {
     #[schema(value_type = String, format = DateTime)]
     updated_at: Time,
     /// Its place in the conversation: the seq of its creation.
-    seq: Seq,
+    seq: u32,
     /// Countable messages of the conversation up to it.
     n: u32,
     /// Seq of the last change that this state includes; ignore a state with a lower one.
-    rev: Seq,
+    rev: u32,
     /// The id of the command that created it; plugins know it by this.
     #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
@@ -331,6 +331,7 @@ impl<T: fmt::Display> Serialize for Display<T> {
 /// What a context conversation is about.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = Context)]
 pub struct ContextResource<'a> {
     /// The plugin or dialect it belongs to.
     owner: &'a str,
@@ -431,10 +432,10 @@ pub struct ConversationResource<'a> {
     role: Option<&'static str>,
     /// The caller has read up to this seq.
     #[serde(skip_serializing_if = "Option::is_none")]
-    read_seq: Option<Seq>,
+    read_seq: Option<u32>,
     /// The caller's devices have got everything up to this seq.
     #[serde(skip_serializing_if = "Option::is_none")]
-    delivered_seq: Option<Seq>,
+    delivered_seq: Option<u32>,
     /// When it was created.
     #[schema(value_type = String, format = DateTime)]
     created_at: Time,
@@ -442,7 +443,7 @@ pub struct ConversationResource<'a> {
     #[schema(value_type = String, format = DateTime)]
     updated_at: Time,
     /// Seq of its last event.
-    seq: Seq,
+    seq: u32,
     /// Countable messages so far.
     n: u32,
 }
@@ -520,10 +521,10 @@ pub struct ParticipantResource<'a> {
     joined_at: Time,
     /// Has got everything up to this seq; known in conversations of at most 256 participants.
     #[serde(skip_serializing_if = "Option::is_none")]
-    delivered_seq: Option<Seq>,
+    delivered_seq: Option<u32>,
     /// Has read up to this seq; known in conversations of at most 256 participants.
     #[serde(skip_serializing_if = "Option::is_none")]
-    read_seq: Option<Seq>,
+    read_seq: Option<u32>,
 }
 
 impl<'a> ParticipantResource<'a> {
@@ -691,7 +692,7 @@ pub struct NotificationResource<'a> {
     #[schema(value_type = String, format = DateTime)]
     updated_at: Time,
     /// Its place in the user's own stream.
-    seq: Seq,
+    seq: u32,
 }
 
 impl<'a> NotificationResource<'a> {
@@ -727,7 +728,7 @@ impl<'a> NotificationResource<'a> {
 #[schema(as = Event)]
 pub struct EventResource<'a> {
     /// Its place, 1, 2, 3 … without gaps.
-    pub seq: Seq,
+    pub seq: u32,
     /// Countable messages up to it.
     pub n: u32,
     /// `message.created`, `participant.joined`, `x.…`.
@@ -764,7 +765,7 @@ pub struct EventView<'a> {
     /// In whose log it stands.
     pub conversation: ConversationId,
     /// Its place.
-    pub seq: Seq,
+    pub seq: u32,
     /// Countable messages up to it.
     pub n: u32,
     /// When it happened.
@@ -802,7 +803,7 @@ impl<'a> From<&'a Published> for EventView<'a> {
             at: entry.at,
             actor: entry.actor.as_ref(),
             event: &entry.event,
-            message: published.message.as_deref(),
+            message: published.message(),
         }
     }
 }

@@ -46,7 +46,7 @@ pub struct ConversationList<'a> {
 }
 
 /// The caller's conversations.
-#[utoipa::path(get, path = "/api/conversations", tag = "conversations", params(ListParams),
+#[utoipa::path(get, operation_id = "listConversations", path = "/api/conversations", tag = "conversations", params(ListParams),
     responses((status = 200, body = ConversationList<'static>), Problems))]
 pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, Params(params): Params<ListParams>) -> Answer {
     let limit = page_size(
@@ -190,7 +190,7 @@ fn direct(participants: Vec<UserId>, caller: &UserId) -> Result<NewConversation,
 }
 
 /// Get or create a conversation: 201 when it is new, 200 when it was there.
-#[utoipa::path(post, path = "/api/conversations", tag = "conversations", params(WriteHeaders), request_body = CreateBody<'static>,
+#[utoipa::path(post, operation_id = "createConversation", path = "/api/conversations", tag = "conversations", params(WriteHeaders), request_body = CreateBody<'static>,
     responses((status = 201, body = ConversationResource<'static>), (status = 200, description = "It was there", body = ConversationResource<'static>), Problems))]
 pub async fn create(State(gateway): State<Arc<Gateway>>, caller: Caller, body: JsonBytes) -> Answer {
     let wanted = body.parse::<CreateBody<'_>>()?.into_command(caller.user())?;
@@ -209,7 +209,7 @@ async fn shown(gateway: &Gateway, caller: &Caller, status: StatusCode, id: Conve
 }
 
 /// One conversation.
-#[utoipa::path(get, path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation")),
+#[utoipa::path(get, operation_id = "getConversation", path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation")),
     responses((status = 200, body = ConversationResource<'static>), Problems))]
 pub async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     shown(&gateway, &caller, StatusCode::OK, id).await
@@ -258,7 +258,7 @@ impl UpdateBody<'_> {
 }
 
 /// Change a conversation; in groups for its admins.
-#[utoipa::path(put, path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(put, operation_id = "updateConversation", path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = UpdateBody<'static>, responses((status = 200, body = ConversationResource<'static>), Problems))]
 pub async fn update(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let command = body.parse::<UpdateBody<'_>>()?.into_command(id)?;
@@ -267,7 +267,7 @@ pub async fn update(State(gateway): State<Arc<Gateway>>, caller: Caller, InConve
 }
 
 /// Delete the conversation for the caller: it is hidden up to now, a later message brings it back.
-#[utoipa::path(delete, path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "deleteConversation", path = "/api/conversations/{id}", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn delete(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     let outcome = caller.run(&gateway, Command::Hide { conversation: id }).await?;
@@ -280,14 +280,14 @@ async fn set_archived(gateway: &Gateway, caller: &Caller, id: ConversationId, ar
 }
 
 /// Archive it for the caller.
-#[utoipa::path(put, path = "/api/conversations/{id}/archive", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(put, operation_id = "archiveConversation", path = "/api/conversations/{id}/archive", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     responses((status = 200, body = ConversationResource<'static>), Problems))]
 pub async fn archive(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     set_archived(&gateway, &caller, id, true).await
 }
 
 /// Take it out of the caller's archive.
-#[utoipa::path(put, path = "/api/conversations/{id}/unarchive", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(put, operation_id = "unarchiveConversation", path = "/api/conversations/{id}/unarchive", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     responses((status = 200, body = ConversationResource<'static>), Problems))]
 pub async fn unarchive(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     set_archived(&gateway, &caller, id, false).await
@@ -303,7 +303,7 @@ pub struct MuteBody {
 }
 
 /// No notifications from it, for the caller.
-#[utoipa::path(put, path = "/api/conversations/{id}/mute", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(put, operation_id = "muteConversation", path = "/api/conversations/{id}/mute", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = MuteBody, responses((status = 204), Problems))]
 pub async fn mute(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: MuteBody = if body.0.is_empty() { MuteBody::default() } else { body.parse()? };
@@ -321,7 +321,7 @@ pub async fn mute(State(gateway): State<Arc<Gateway>>, caller: Caller, InConvers
 }
 
 /// Notifications from it again, for the caller.
-#[utoipa::path(delete, path = "/api/conversations/{id}/mute", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "unmuteConversation", path = "/api/conversations/{id}/mute", tag = "conversations", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn unmute(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     muted(&gateway, &caller, id, None).await
@@ -346,7 +346,7 @@ pub fn unread_count(unread_count: u32) -> Response {
 }
 
 /// The caller's unread messages.
-#[utoipa::path(get, path = "/api/conversations/{id}/unread-count", tag = "conversations", params(("id" = String, Path, description = "The conversation")),
+#[utoipa::path(get, operation_id = "getUnreadCount", path = "/api/conversations/{id}/unread-count", tag = "conversations", params(("id" = String, Path, description = "The conversation")),
     responses((status = 200, body = UnreadCount), Problems))]
 pub async fn unread(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation) -> Answer {
     gateway.engine.authorize_read(&caller.actor, id).await?;

@@ -10,7 +10,7 @@ use axum::{
 use utoipa::{
     OpenApi,
     openapi::{
-        ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, SecurityRequirement,
+        ComponentsBuilder, InfoBuilder, LicenseBuilder, OpenApiBuilder, RefOr, SecurityRequirement,
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
         tag::TagBuilder,
     },
@@ -71,10 +71,26 @@ pub fn description() -> utoipa::openapi::OpenApi {
 
 /// The OpenAPI 3.1 document of the REST API, as JSON.
 pub fn openapi() -> String {
-    let (_, document) = super::api().split_for_parts();
+    let (_, mut document) = super::api().split_for_parts();
+    describe_responses(&mut document);
     let mut text = document.to_pretty_json().expect("the description is plain data");
     text.push('\n');
     text
+}
+
+/// Every response must say what it is; most are what their status says.
+fn describe_responses(document: &mut utoipa::openapi::OpenApi) {
+    let operations = document.paths.paths.values_mut().flat_map(|path| {
+        [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten()
+    });
+    for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
+        if let RefOr::T(response) = response
+            && response.description.is_empty()
+        {
+            let reason = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok()).and_then(|status| status.canonical_reason());
+            response.description = reason.unwrap_or("Done").into();
+        }
+    }
 }
 
 /// `/openapi.json`
@@ -146,6 +162,10 @@ mod tests {
         assert_eq!(document["openapi"], "3.1.0");
         assert_eq!(document["info"]["title"], "Haggle");
         assert!(document["info"].get("contact").is_none());
+        let paths = document["paths"].as_object().expect("paths");
+        let operations = paths.values().flat_map(|path| path.as_object().expect("a path").values());
+        let ids: Vec<&str> = operations.map(|operation| operation["operationId"].as_str().expect("an id")).collect();
+        assert_eq!(ids.len(), ids.iter().collect::<std::collections::BTreeSet<_>>().len(), "operation ids are unique: {ids:?}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub struct MessageParams {
     /// `nextCursor` of the page before.
     cursor: Option<String>,
     /// Messages above this seq, oldest first, instead of the newest.
-    after: Option<Seq>,
+    after: Option<u32>,
 }
 
 /// A page of messages.
@@ -64,7 +64,7 @@ impl MessageParams {
 }
 
 /// Messages of a conversation in their present state.
-#[utoipa::path(get, path = "/api/conversations/{id}/messages", tag = "messages", params(("id" = String, Path, description = "The conversation"), MessageParams),
+#[utoipa::path(get, operation_id = "listMessages", path = "/api/conversations/{id}/messages", tag = "messages", params(("id" = String, Path, description = "The conversation"), MessageParams),
     responses((status = 200, body = MessageList<'static>), Problems))]
 pub async fn list(
     State(gateway): State<Arc<Gateway>>,
@@ -103,7 +103,7 @@ fn next(page: Page, last: &MessageRow) -> String {
 }
 
 /// Send a message. A retry with the same `Idempotency-Key` or `clientMessageId` gets the message of the first try.
-#[utoipa::path(post, path = "/api/conversations/{id}/messages", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(post, operation_id = "sendMessage", path = "/api/conversations/{id}/messages", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = MessageBody<'static>, responses((status = 201, body = MessageResource<'static>), Problems))]
 pub async fn send(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let (message, key) = body.parse::<MessageBody<'_>>()?.into_message()?;
@@ -167,7 +167,7 @@ fn claimed(kind: &str, metadata: &impl Serialize) -> NewMessage {
 }
 
 /// Offer a service: a message of kind `service_offer`, completed and judged by the plugin that claims it.
-#[utoipa::path(post, path = "/api/conversations/{id}/messages/service-offer", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(post, operation_id = "sendServiceOffer", path = "/api/conversations/{id}/messages/service-offer", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = OfferBody, responses((status = 201, body = MessageResource<'static>), Problems))]
 pub async fn service_offer(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: OfferBody = body.parse()?;
@@ -200,7 +200,7 @@ pub struct BookingBody {
 }
 
 /// Ask for a booking: a message of kind `booking_request`, completed and judged by the plugin that claims it.
-#[utoipa::path(post, path = "/api/conversations/{id}/messages/booking-request", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(post, operation_id = "sendBookingRequest", path = "/api/conversations/{id}/messages/booking-request", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = BookingBody, responses((status = 201, body = MessageResource<'static>), Problems))]
 pub async fn booking_request(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: BookingBody = body.parse()?;
@@ -248,7 +248,7 @@ struct Place<'a> {
 }
 
 /// Send a place: a message of kind `location`.
-#[utoipa::path(post, path = "/api/conversations/{id}/messages/location", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(post, operation_id = "sendLocation", path = "/api/conversations/{id}/messages/location", tag = "messages", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = LocationBody, responses((status = 201, body = MessageResource<'static>), Problems))]
 pub async fn location(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: LocationBody = body.parse()?;
@@ -294,7 +294,7 @@ impl BulkReadBody {
 }
 
 /// Mark messages read: the caller's mark moves to the newest of them.
-#[utoipa::path(post, path = "/api/conversations/{id}/messages/bulk-mark-read", tag = "messages", params(("id" = String, Path, description = "The conversation")),
+#[utoipa::path(post, operation_id = "markMessagesRead", path = "/api/conversations/{id}/messages/bulk-mark-read", tag = "messages", params(("id" = String, Path, description = "The conversation")),
     request_body = BulkReadBody, responses((status = 200, body = UnreadCount), Problems))]
 pub async fn bulk_mark_read(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let newest = body.parse::<BulkReadBody>()?.newest(id)?;
@@ -304,7 +304,7 @@ pub async fn bulk_mark_read(State(gateway): State<Arc<Gateway>>, caller: Caller,
 }
 
 /// One message in its present state.
-#[utoipa::path(get, path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message")),
+#[utoipa::path(get, operation_id = "getMessage", path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message")),
     responses((status = 200, body = MessageResource<'static>), Problems))]
 pub async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     let row = answer::readable_message(&gateway, &caller, id).await?;
@@ -312,7 +312,7 @@ pub async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(
 }
 
 /// Edit an own message.
-#[utoipa::path(put, path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders, IfMatch),
+#[utoipa::path(put, operation_id = "editMessage", path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders, IfMatch),
     request_body = EditBody<'static>, responses((status = 200, body = MessageResource<'static>), Problems))]
 pub async fn edit(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage, headers: HeaderMap, body: JsonBytes) -> Answer {
     let (text, metadata, key) = body.parse::<EditBody<'_>>()?.into_parts()?;
@@ -328,7 +328,7 @@ pub async fn edit(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage
 }
 
 /// Delete an own message for all; admins of the conversation any message.
-#[utoipa::path(delete, path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders, IfMatch),
+#[utoipa::path(delete, operation_id = "deleteMessage", path = "/api/messages/{id}", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders, IfMatch),
     responses((status = 204), Problems))]
 pub async fn delete(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage, headers: HeaderMap) -> Answer {
     let outcome = caller
@@ -344,7 +344,7 @@ pub async fn delete(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessa
 }
 
 /// Delete a message for the caller alone.
-#[utoipa::path(delete, path = "/api/messages/{id}/for-me", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "deleteMessageForMe", path = "/api/messages/{id}/for-me", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn delete_for_me(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     let outcome = caller.run(&gateway, Command::HideMessage { message: id }).await?;
@@ -352,7 +352,7 @@ pub async fn delete_for_me(State(gateway): State<Arc<Gateway>>, caller: Caller, 
 }
 
 /// Mark everything up to this message read.
-#[utoipa::path(post, path = "/api/messages/{id}/read", tag = "messages", params(("id" = String, Path, description = "The message")),
+#[utoipa::path(post, operation_id = "markMessageRead", path = "/api/messages/{id}/read", tag = "messages", params(("id" = String, Path, description = "The message")),
     responses((status = 200, body = MessageResource<'static>), Problems))]
 pub async fn read(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     let row = answer::readable_message(&gateway, &caller, id).await?;
@@ -370,7 +370,7 @@ pub struct ReactionBody {
 }
 
 /// React to a message; one reaction per user, a new one replaces the old.
-#[utoipa::path(post, path = "/api/messages/{id}/reaction", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
+#[utoipa::path(post, operation_id = "addReaction", path = "/api/messages/{id}/reaction", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
     request_body = ReactionBody, responses((status = 200, body = MessageResource<'static>), Problems))]
 pub async fn react(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage, body: JsonBytes) -> Answer {
     let ReactionBody { reaction } = body.parse()?;
@@ -382,7 +382,7 @@ pub async fn react(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessag
 }
 
 /// Take the caller's reaction away.
-#[utoipa::path(delete, path = "/api/messages/{id}/reaction", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "removeReaction", path = "/api/messages/{id}/reaction", tag = "messages", params(("id" = String, Path, description = "The message"), WriteHeaders),
     responses((status = 200, body = MessageResource<'static>), Problems))]
 pub async fn unreact(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     reacted(&gateway, &caller, id, None).await
@@ -414,7 +414,7 @@ pub struct Read<'a> {
 }
 
 /// Who has read the message, and when; known in conversations of at most 256 participants.
-#[utoipa::path(get, path = "/api/messages/{id}/reads", tag = "messages", params(("id" = String, Path, description = "The message")),
+#[utoipa::path(get, operation_id = "listReads", path = "/api/messages/{id}/reads", tag = "messages", params(("id" = String, Path, description = "The message")),
     responses((status = 200, body = Reads<'static>), Problems))]
 pub async fn reads(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     let row = answer::readable_message(&gateway, &caller, id).await?;

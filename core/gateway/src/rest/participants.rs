@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use haggle_engine::Command;
-use haggle_model::{ConversationId, ErrorCode, Role, Seq, UserId};
+use haggle_model::{ConversationId, ErrorCode, Role, UserId};
 use haggle_store::MemberRow;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -31,7 +31,7 @@ pub struct ParticipantList<'a> {
 }
 
 /// Who is in the conversation.
-#[utoipa::path(get, path = "/api/conversations/{id}/participants", tag = "participants", params(("id" = String, Path, description = "The conversation"), PageParams),
+#[utoipa::path(get, operation_id = "listParticipants", path = "/api/conversations/{id}/participants", tag = "participants", params(("id" = String, Path, description = "The conversation"), PageParams),
     responses((status = 200, body = ParticipantList<'static>), Problems))]
 pub async fn list(
     State(gateway): State<Arc<Gateway>>,
@@ -105,7 +105,7 @@ async fn participant(gateway: &Gateway, status: StatusCode, id: ConversationId, 
 }
 
 /// Add a participant; in groups for its admins.
-#[utoipa::path(post, path = "/api/conversations/{id}/participants", tag = "participants", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
+#[utoipa::path(post, operation_id = "addParticipant", path = "/api/conversations/{id}/participants", tag = "participants", params(("id" = String, Path, description = "The conversation"), WriteHeaders),
     request_body = AddBody, responses((status = 201, body = ParticipantResource<'static>), Problems))]
 pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: AddBody = body.parse()?;
@@ -125,7 +125,7 @@ pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversa
 }
 
 /// Remove a participant; oneself: leave.
-#[utoipa::path(delete, path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
+#[utoipa::path(delete, operation_id = "removeParticipant", path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
     params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn remove(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, OfUser(user): OfUser) -> Answer {
@@ -134,7 +134,7 @@ pub async fn remove(State(gateway): State<Arc<Gateway>>, caller: Caller, InConve
 }
 
 /// Give a participant another role.
-#[utoipa::path(put, path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
+#[utoipa::path(put, operation_id = "setParticipantRole", path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
     params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user"), WriteHeaders),
     request_body = RoleBody, responses((status = 200, body = ParticipantResource<'static>), Problems))]
 pub async fn set_role(
@@ -163,7 +163,7 @@ pub async fn set_role(
 #[into_params(parameter_in = Query)]
 pub struct EventParams {
     /// Events above this seq; absent: from the first.
-    after: Option<Seq>,
+    after: Option<u32>,
     /// At most so many (100 when absent); more than 500 counts as 500.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<usize>,
@@ -182,7 +182,7 @@ pub struct EventList<'a> {
 }
 
 /// The log of a conversation (or of the caller's own stream), for catching up.
-#[utoipa::path(get, path = "/api/conversations/{id}/events", tag = "events", params(("id" = String, Path, description = "The conversation"), EventParams),
+#[utoipa::path(get, operation_id = "listEvents", path = "/api/conversations/{id}/events", tag = "events", params(("id" = String, Path, description = "The conversation"), EventParams),
     responses((status = 200, body = EventList<'static>), Problems))]
 pub async fn events(
     State(gateway): State<Arc<Gateway>>,
@@ -207,7 +207,7 @@ pub async fn events(
 }
 
 /// Run a plugin's command in the conversation. The answer is whatever the plugin answers.
-#[utoipa::path(post, path = "/api/conversations/{id}/commands/{name}", tag = "commands",
+#[utoipa::path(post, operation_id = "runCommand", path = "/api/conversations/{id}/commands/{name}", tag = "commands",
     params(("id" = String, Path, description = "The conversation"), ("name" = String, Path, description = "The command, as a plugin's manifest names it"), WriteHeaders),
     request_body(content = Object, description = "Any JSON; absent: null"), responses((status = 200, body = Object), Problems))]
 pub async fn command(

@@ -51,13 +51,13 @@ async fn whole(gateway: &Gateway, user: &UserId) -> Answer {
 }
 
 /// The caller's own profile.
-#[utoipa::path(get, path = "/api/users/me", tag = "users", responses((status = 200, body = UserResource<'static>), Problems))]
+#[utoipa::path(get, operation_id = "getMe", path = "/api/users/me", tag = "users", responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn me(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
     whole(&gateway, caller.user()).await
 }
 
 /// A user: oneself and administrators see everything, others name, avatar, presence and public attributes.
-#[utoipa::path(get, path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user")),
+#[utoipa::path(get, operation_id = "getUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user")),
     responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     if caller.user() == &user || caller.actor.is_admin() {
@@ -90,7 +90,7 @@ pub struct PatchBody<'a> {
 }
 
 /// Change the own profile.
-#[utoipa::path(patch, path = "/api/users/me", tag = "users", params(WriteHeaders), request_body = PatchBody<'static>,
+#[utoipa::path(patch, operation_id = "updateMe", path = "/api/users/me", tag = "users", params(WriteHeaders), request_body = PatchBody<'static>,
     responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn patch_me(State(gateway): State<Arc<Gateway>>, caller: Caller, body: JsonBytes) -> Answer {
     let body: PatchBody<'_> = body.parse()?;
@@ -199,7 +199,7 @@ impl PutBody<'_> {
 }
 
 /// Create or replace a user's profile; for administrators and services.
-#[utoipa::path(put, path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(put, operation_id = "putUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
     request_body = PutBody<'static>, responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser, body: JsonBytes) -> Answer {
     if !caller.actor.is_admin() {
@@ -214,7 +214,7 @@ pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(use
 }
 
 /// Whether a user is online.
-#[utoipa::path(get, path = "/api/users/{id}/presence", tag = "users", params(("id" = String, Path, description = "The user")),
+#[utoipa::path(get, operation_id = "getPresence", path = "/api/users/{id}/presence", tag = "users", params(("id" = String, Path, description = "The user")),
     responses((status = 200, body = PresenceResource<'static>), Problems))]
 pub async fn presence(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     let (is_online, last_seen) = visible_presence(&gateway, &caller, &user).await?;
@@ -234,14 +234,14 @@ async fn set_blocked(gateway: &Gateway, caller: &Caller, user: UserId, blocked: 
 }
 
 /// Block a user: no direct messages, typing or presence between the two.
-#[utoipa::path(put, path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(put, operation_id = "blockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn block(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     set_blocked(&gateway, &caller, user, true).await
 }
 
 /// End the caller's block of a user.
-#[utoipa::path(delete, path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "unblockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn unblock(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     set_blocked(&gateway, &caller, user, false).await
@@ -264,7 +264,7 @@ pub struct Block<'a> {
 }
 
 /// Users whom the caller blocks.
-#[utoipa::path(get, path = "/api/users/me/blocks", tag = "users", responses((status = 200, body = BlockList<'static>), Problems))]
+#[utoipa::path(get, operation_id = "listBlocks", path = "/api/users/me/blocks", tag = "users", responses((status = 200, body = BlockList<'static>), Problems))]
 pub async fn blocks(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
     let users = gateway.engine.store().blocks(caller.user()).await?;
     Ok(json(
@@ -300,7 +300,7 @@ pub struct NotificationList<'a> {
 }
 
 /// The caller's notifications.
-#[utoipa::path(get, path = "/api/notifications", tag = "notifications", params(NotificationParams),
+#[utoipa::path(get, operation_id = "listNotifications", path = "/api/notifications", tag = "notifications", params(NotificationParams),
     responses((status = 200, body = NotificationList<'static>), Problems))]
 pub async fn notifications(State(gateway): State<Arc<Gateway>>, caller: Caller, Params(params): Params<NotificationParams>) -> Answer {
     let limit = page_size(params.limit, gateway.settings.rest.page_default, gateway.engine.limits().page_max)?;
@@ -339,7 +339,7 @@ async fn about(gateway: &Gateway, caller: &Caller, previews: &mut Previews, row:
 }
 
 /// Mark one notification read.
-#[utoipa::path(post, path = "/api/notifications/{id}/read", tag = "notifications", params(("id" = String, Path, description = "The notification"), WriteHeaders),
+#[utoipa::path(post, operation_id = "markNotificationRead", path = "/api/notifications/{id}/read", tag = "notifications", params(("id" = String, Path, description = "The notification"), WriteHeaders),
     responses((status = 200, body = NotificationResource<'static>), Problems))]
 pub async fn read_notification(State(gateway): State<Arc<Gateway>>, caller: Caller, Path(id): Path<String>) -> Answer {
     let id: MessageId = id.parse().map_err(|_| Problem::not_found())?;
@@ -358,7 +358,7 @@ pub async fn read_notification(State(gateway): State<Arc<Gateway>>, caller: Call
 }
 
 /// Mark all notifications read.
-#[utoipa::path(post, path = "/api/notifications/read-all", tag = "notifications", params(WriteHeaders),
+#[utoipa::path(post, operation_id = "markAllNotificationsRead", path = "/api/notifications/read-all", tag = "notifications", params(WriteHeaders),
     responses((status = 200, body = UnreadCount), Problems))]
 pub async fn read_all_notifications(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
     let outcome = caller.run(&gateway, Command::ReadAllNotifications).await?;
@@ -367,7 +367,7 @@ pub async fn read_all_notifications(State(gateway): State<Arc<Gateway>>, caller:
 }
 
 /// How many notifications are unread.
-#[utoipa::path(get, path = "/api/notifications/unread-count", tag = "notifications", responses((status = 200, body = UnreadCount), Problems))]
+#[utoipa::path(get, operation_id = "getUnreadNotificationCount", path = "/api/notifications/unread-count", tag = "notifications", responses((status = 200, body = UnreadCount), Problems))]
 pub async fn unread_notifications(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
     Ok(unread_count(gateway.engine.store().notifications_unread(caller.user()).await?))
 }

@@ -1,0 +1,103 @@
+//! The real listener: keep-alive, slow and oversized heads, the bound on connections, the drain.
+
+use std::{net::SocketAddr, time::Duration};
+
+use haggle_gateway::{
+    HttpSettings,
+    http::{App, serve},
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::support::{Api, generous, token};
+
+async fn listen(change: impl FnOnce(&mut HttpSettings)) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+    let api = Api::with(std::sync::Arc::new(haggle_engine::ports::NoPlugins), generous(), |settings| change(&mut settings.http)).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("bound");
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(serve(listener, App::new(api.gateway.clone()), stop.clone()));
+    (address, stop, task)
+}
+
+/// What comes back within two seconds: until the text is there, or the connection ends.
+async fn read_until(stream: &mut TcpStream, text: &str) -> String {
+    let mut seen = Vec::new();
+    let reading = async {
+        let mut chunk = [0; 4096];
+        while !String::from_utf8_lossy(&seen).contains(text) {
+            match stream.read(&mut chunk).await {
+                Ok(0) | Err(_) => break,
+                Ok(n) => seen.extend_from_slice(&chunk[..n]),
+            }
+        }
+    };
+    let _ = timeout(Duration::from_secs(2), reading).await;
+    String::from_utf8_lossy(&seen).into_owned()
+}
+
+fn me() -> String {
+    format!("GET /api/users/me HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\n\r\n", token("ann"))
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests() {
+    let (address, _stop, _task) = listen(|_| {}).await;
+    let mut stream = TcpStream::connect(address).await.expect("connects");
+    for _ in 0..3 {
+        stream.write_all(me().as_bytes()).await.expect("writes");
+        let answer = read_until(&mut stream, "\"updatedAt\"").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn heads_are_bounded_in_time_and_size() {
+    let (address, _stop, _task) = listen(|http| {
+        http.header_read_timeout = Duration::from_millis(100);
+        http.headers_max = 8;
+    })
+    .await;
+    let mut slow = TcpStream::connect(address).await.expect("connects");
+    slow.write_all(b"GET / HTTP/1.1\r\nhost:").await.expect("writes");
+    let ended = timeout(Duration::from_secs(2), slow.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "a head that does not come ends the connection");
+    for head in ["x: y\r\n".repeat(20), format!("x: {}\r\n", "y".repeat(100_000))] {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nhost: x\r\n{head}\r\n").as_bytes()).await;
+        let answer = read_until(&mut stream, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 431") || answer.is_empty(), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn more_connections_than_allowed_wait_their_turn() {
+    let (address, _stop, _task) = listen(|http| http.connections_max = 1).await;
+    let mut first = TcpStream::connect(address).await.expect("connects");
+    first.write_all(me().as_bytes()).await.expect("writes");
+    assert!(read_until(&mut first, "updatedAt").await.starts_with("HTTP/1.1 200"));
+    let mut second = TcpStream::connect(address).await.expect("the system's queue takes it");
+    second.write_all(me().as_bytes()).await.expect("writes");
+    let early = timeout(Duration::from_millis(200), second.read(&mut [0; 1])).await;
+    assert!(early.is_err(), "it is not served yet");
+    drop(first);
+    assert!(read_until(&mut second, "updatedAt").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn stopping_refuses_new_connections_and_ends_idle_ones() {
+    let (address, stop, task) = listen(|_| {}).await;
+    let mut idle = TcpStream::connect(address).await.expect("connects");
+    idle.write_all(me().as_bytes()).await.expect("writes");
+    assert!(read_until(&mut idle, "updatedAt").await.starts_with("HTTP/1.1 200"));
+    stop.cancel();
+    timeout(Duration::from_secs(2), task).await.expect("serve returns").expect("without a panic");
+    let ended = timeout(Duration::from_secs(1), idle.read(&mut [0; 1])).await.expect("in time");
+    assert!(matches!(ended, Ok(0) | Err(_)), "the idle connection is closed");
+    assert!(TcpStream::connect(address).await.is_err());
+}

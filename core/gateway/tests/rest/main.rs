@@ -1,0 +1,9 @@
+//! REST through its real routes, over an engine in memory.
+
+mod authorization;
+mod edge;
+mod listener;
+mod plugins;
+mod story;
+mod support;
+mod validation;
