@@ -29,11 +29,36 @@ pub(crate) fn id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Host
     text.parse().map_err(|_| invalid(format!("{what} `{}` is not an id", shortened(text))))
 }
 
+/// Arrays and objects inside each other in JSON that plugins write; deeper ones would be a trap for every reader.
+const JSON_DEPTH_MAX: usize = 64;
+
 /// Any JSON value as text. The engine does not know JSON, so it is checked here.
 pub(crate) fn json(what: &str, text: &str) -> Result<(), HostError> {
+    if depth(text) > JSON_DEPTH_MAX {
+        return Err(invalid(format!("{what} is nested deeper than {JSON_DEPTH_MAX}")));
+    }
     serde_json::from_str::<IgnoredAny>(text)
         .map(drop)
         .map_err(|error| invalid(format!("{what} is not JSON: {error}")))
+}
+
+/// The deepest nesting; of what is not JSON, some number.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_string,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// One JSON object as text.
@@ -473,6 +498,10 @@ mod tests {
         assert!(json("data", "[1]").is_ok());
         let deep = "[".repeat(100_000) + &"]".repeat(100_000);
         assert!(json("data", &deep).is_err(), "depth is bounded");
+        assert!(
+            json("data", r#""[[[[""#).is_ok() && depth(r#"["\"[[", {"a": []}]"#) == 3,
+            "brackets in strings do not count"
+        );
     }
 
     #[test]

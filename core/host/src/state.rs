@@ -100,7 +100,8 @@ pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result
     match running.ticks.checked_sub(1) {
         Some(left) => {
             running.ticks = left;
-            Ok(UpdateDeadline::Yield(1))
+            // tokio's own yield, which lets timers and sockets of this thread have their turn too.
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         }
         None => Err(throw(Kind::Cpu, "the CPU time of the call is used up")),
     }

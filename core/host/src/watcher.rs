@@ -136,7 +136,9 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         };
-        ["b/plugin.toml", "a.toml", "a.wasm", "c/readme.md", ".previous/d/plugin.toml", "notes.txt"].map(write);
+        ["b/plugin.toml", "a.toml", "a.wasm", "c/readme.md", ".previous/d/plugin.toml", "notes.txt"]
+            .into_iter()
+            .for_each(write);
         let found: Vec<_> = scan(dir.path())
             .into_iter()
             .map(|source| source.manifest.strip_prefix(dir.path()).unwrap().to_owned())
