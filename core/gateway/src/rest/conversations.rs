@@ -125,6 +125,7 @@ impl CreateBody<'_> {
     fn into_command(self, caller: &UserId) -> Result<NewConversation, Problem> {
         check_text("/groupName", self.group_name.as_deref().unwrap_or_default())?;
         check_url("/groupAvatar", self.group_avatar.as_deref())?;
+        let state = object("/state", self.state)?;
         let named = self
             .participants
             .iter()
@@ -151,7 +152,7 @@ impl CreateBody<'_> {
                     context_id: context.id,
                     participants,
                     name: self.group_name,
-                    state: object("/state", self.state)?,
+                    state,
                 })
             }
             "broadcast" => {

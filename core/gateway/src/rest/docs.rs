@@ -81,13 +81,19 @@ pub fn openapi() -> String {
 /// Every response must say what it is; most are what their status says.
 fn describe_responses(document: &mut utoipa::openapi::OpenApi) {
     let operations = document.paths.paths.values_mut().flat_map(|path| {
-        [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete].into_iter().flatten()
+        [&mut path.get, &mut path.post, &mut path.put, &mut path.patch, &mut path.delete]
+            .into_iter()
+            .flatten()
     });
     for (status, response) in operations.flat_map(|operation| &mut operation.responses.responses) {
         if let RefOr::T(response) = response
             && response.description.is_empty()
         {
-            let reason = status.parse().ok().and_then(|status| StatusCode::from_u16(status).ok()).and_then(|status| status.canonical_reason());
+            let reason = status
+                .parse()
+                .ok()
+                .and_then(|status| StatusCode::from_u16(status).ok())
+                .and_then(|status| status.canonical_reason());
             response.description = reason.unwrap_or("Done").into();
         }
     }
@@ -165,7 +171,11 @@ mod tests {
         let paths = document["paths"].as_object().expect("paths");
         let operations = paths.values().flat_map(|path| path.as_object().expect("a path").values());
         let ids: Vec<&str> = operations.map(|operation| operation["operationId"].as_str().expect("an id")).collect();
-        assert_eq!(ids.len(), ids.iter().collect::<std::collections::BTreeSet<_>>().len(), "operation ids are unique: {ids:?}");
+        assert_eq!(
+            ids.len(),
+            ids.iter().collect::<std::collections::BTreeSet<_>>().len(),
+            "operation ids are unique: {ids:?}"
+        );
     }
 
     #[test]

@@ -12,12 +12,29 @@ async fn tokens_are_asked_for_and_judged() {
     let none = api.ask(None, "GET", "/api/users/me", &[], None).await;
     assert_eq!(none.header("www-authenticate"), "Bearer");
     assert_eq!(none.problem(401, "unauthenticated")["detail"], "No token provided");
-    assert_eq!(api.ask(Some("x"), "GET", "/api/users/me", &[], None).await.problem(401, "unauthenticated")["detail"], "Invalid token");
-    api.ask(Some(&expired("ann")), "GET", "/api/users/me", &[], None).await.problem(401, "token_expired");
+    assert_eq!(
+        api.ask(Some("x"), "GET", "/api/users/me", &[], None)
+            .await
+            .problem(401, "unauthenticated")["detail"],
+        "Invalid token"
+    );
+    api.ask(Some(&expired("ann")), "GET", "/api/users/me", &[], None)
+        .await
+        .problem(401, "token_expired");
     for scheme in ["Basic abc", "Bearer", "bearer  ", &format!("Token {}", token("ann"))] {
-        api.ask(None, "GET", "/api/users/me", &[("authorization", scheme)], None).await.problem(401, "unauthenticated");
+        api.ask(None, "GET", "/api/users/me", &[("authorization", scheme)], None)
+            .await
+            .problem(401, "unauthenticated");
     }
-    api.ask(None, "GET", "/api/users/me", &[("authorization", &format!("bearer {}", token("ann")))], None).await.expect(200);
+    api.ask(
+        None,
+        "GET",
+        "/api/users/me",
+        &[("authorization", &format!("bearer {}", token("ann")))],
+        None,
+    )
+    .await
+    .expect(200);
 }
 
 #[tokio::test]
@@ -27,7 +44,10 @@ async fn requests_have_an_id() {
     assert_eq!(given.header("x-request-id"), "mine-1");
     let made = api.get("ann", "/api/users/me").await;
     assert_eq!(made.header("x-request-id").len(), 32);
-    assert_eq!((made.header("x-content-type-options"), made.header("cache-control")), ("nosniff", "no-store"));
+    assert_eq!(
+        (made.header("x-content-type-options"), made.header("cache-control")),
+        ("nosniff", "no-store")
+    );
 }
 
 #[tokio::test]
@@ -35,11 +55,21 @@ async fn pages_of_the_list_are_let_in_and_others_are_not() {
     let api = Api::new().await;
     let preflight = [("origin", "https://shop.example"), ("access-control-request-method", "POST")];
     let reply = api.ask(None, "OPTIONS", "/api/conversations", &preflight, None).await;
-    assert_eq!((reply.status.as_u16(), reply.header("access-control-allow-origin")), (204, "https://shop.example"));
+    assert_eq!(
+        (reply.status.as_u16(), reply.header("access-control-allow-origin")),
+        (204, "https://shop.example")
+    );
     assert!(reply.header("access-control-allow-headers").contains("idempotency-key"));
-    let fine = api.ask(Some(&token("ann")), "GET", "/api/users/me", &[("origin", "https://shop.example")], None).await;
-    assert_eq!((fine.header("access-control-allow-origin"), fine.header("vary")), ("https://shop.example", "origin"));
-    let foreign = api.ask(Some(&token("ann")), "GET", "/api/users/me", &[("origin", "https://evil.example")], None).await;
+    let fine = api
+        .ask(Some(&token("ann")), "GET", "/api/users/me", &[("origin", "https://shop.example")], None)
+        .await;
+    assert_eq!(
+        (fine.header("access-control-allow-origin"), fine.header("vary")),
+        ("https://shop.example", "origin")
+    );
+    let foreign = api
+        .ask(Some(&token("ann")), "GET", "/api/users/me", &[("origin", "https://evil.example")], None)
+        .await;
     assert_eq!(foreign.header("access-control-allow-origin"), "");
     foreign.problem(403, "forbidden");
     let own = [("origin", "http://chat.example:3001"), ("host", "chat.example:3001")];
@@ -51,12 +81,22 @@ async fn what_is_not_there_is_a_problem_too() {
     let api = Api::new().await;
     api.get("ann", "/nothing").await.problem(404, "not_found");
     api.get("ann", "/api/messages/search").await.problem(404, "not_found");
-    api.ask(Some(&token("ann")), "PATCH", "/api/conversations", &[], None).await.problem(405, "method_not_allowed");
-    for path in ["/api/conversations/x", "/api/conversations/0123456789abcdef00000000", "/api/messages/0123456789abcdef00000001", "/api/messages/%00"] {
+    api.ask(Some(&token("ann")), "PATCH", "/api/conversations", &[], None)
+        .await
+        .problem(405, "method_not_allowed");
+    for path in [
+        "/api/conversations/x",
+        "/api/conversations/0123456789abcdef00000000",
+        "/api/messages/0123456789abcdef00000001",
+        "/api/messages/%00",
+    ] {
         api.get("ann", path).await.problem(404, "not_found");
     }
     let form = Request::post("/api/conversations").header("authorization", format!("Bearer {}", token("ann")));
-    let form = form.header("content-type", "application/x-www-form-urlencoded").body(Body::from("a=b")).expect("a request");
+    let form = form
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body(Body::from("a=b"))
+        .expect("a request");
     api.raw(form).await.problem(415, "unsupported_media_type");
     assert!(String::from_utf8_lossy(&api.ask(None, "GET", "/problems/blocked", &[], None).await.body).starts_with("blocked: "));
     api.ask(None, "GET", "/problems/zzz", &[], None).await.problem(404, "not_found");
@@ -64,12 +104,18 @@ async fn what_is_not_there_is_a_problem_too() {
 
 #[tokio::test]
 async fn a_used_up_budget_says_when_to_come_back() {
-    let limits = Limits { rate_per_second: 1, rate_burst: 3, ..generous() };
+    let limits = Limits {
+        rate_per_second: 1,
+        rate_burst: 3,
+        ..generous()
+    };
     let api = Api::with(std::sync::Arc::new(haggle_engine::ports::NoPlugins), limits, |_| {}).await;
     let c = api.direct("ann", "bob").await;
     let mut refused = None;
     for _ in 0..5 {
-        let reply = api.post("ann", &format!("/api/conversations/{c}/messages"), json!({ "content": "x" })).await;
+        let reply = api
+            .post("ann", &format!("/api/conversations/{c}/messages"), json!({ "content": "x" }))
+            .await;
         if !reply.status.is_success() {
             refused = Some(reply);
             break;
@@ -88,11 +134,21 @@ async fn the_docs_are_served_from_here() {
     let page = api.ask(None, "GET", "/api/docs", &[], None).await;
     assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
     assert!(page.header("content-security-policy").contains("default-src 'none'"));
-    for (file, kind) in [("docs.js", "text/javascript"), ("swagger-ui-bundle.js", "text/javascript"), ("swagger-ui.css", "text/css")] {
+    for (file, kind) in [
+        ("docs.js", "text/javascript"),
+        ("swagger-ui-bundle.js", "text/javascript"),
+        ("swagger-ui.css", "text/css"),
+    ] {
         let reply = api.ask(None, "GET", &format!("/api/docs/{file}"), &[], None).await;
-        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, format!("{kind}; charset=utf-8").as_str()), "{file}");
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("content-type")),
+            (200, format!("{kind}; charset=utf-8").as_str()),
+            "{file}"
+        );
         let gzipped = reply.body.starts_with(&[0x1f, 0x8b]);
         assert_eq!(gzipped, reply.header("content-encoding") == "gzip", "{file}");
     }
-    api.ask(None, "GET", "/api/docs/..%2f..%2fCargo.toml", &[], None).await.problem(404, "not_found");
+    api.ask(None, "GET", "/api/docs/..%2f..%2fCargo.toml", &[], None)
+        .await
+        .problem(404, "not_found");
 }

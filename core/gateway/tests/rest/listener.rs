@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::support::{Api, generous, token};
 
 async fn listen(change: impl FnOnce(&mut HttpSettings)) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
-    let api = Api::with(std::sync::Arc::new(haggle_engine::ports::NoPlugins), generous(), |settings| change(&mut settings.http)).await;
+    let api = Api::with(std::sync::Arc::new(haggle_engine::ports::NoPlugins), generous(), |settings| {
+        change(&mut settings.http)
+    })
+    .await;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
     let address = listener.local_addr().expect("bound");
     let stop = CancellationToken::new();
@@ -96,7 +99,10 @@ async fn stopping_refuses_new_connections_and_ends_idle_ones() {
     idle.write_all(me().as_bytes()).await.expect("writes");
     assert!(read_until(&mut idle, "updatedAt").await.starts_with("HTTP/1.1 200"));
     stop.cancel();
-    timeout(Duration::from_secs(2), task).await.expect("serve returns").expect("without a panic");
+    timeout(Duration::from_secs(2), task)
+        .await
+        .expect("serve returns")
+        .expect("without a panic");
     let ended = timeout(Duration::from_secs(1), idle.read(&mut [0; 1])).await.expect("in time");
     assert!(matches!(ended, Ok(0) | Err(_)), "the idle connection is closed");
     assert!(TcpStream::connect(address).await.is_err());

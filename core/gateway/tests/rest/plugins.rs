@@ -44,7 +44,14 @@ impl Plan for Offers {
         if self.claims(&draft.kind).is_some() {
             draft.text = "Service proposé: Massage".into();
         }
-        Ok((draft, vec![Decider { plugin: PLUGIN.into(), version: "1.2.0".into(), digest: [0xab; 8] }]))
+        Ok((
+            draft,
+            vec![Decider {
+                plugin: PLUGIN.into(),
+                version: "1.2.0".into(),
+                digest: [0xab; 8],
+            }],
+        ))
     }
     async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
         NoPlugins.before_conversation(scope, draft).await
@@ -63,8 +70,15 @@ impl Plan for Offers {
             let guest = scope.guest(plugin);
             let said: Value = serde_json::from_str(payload).expect("JSON");
             let message = said["message"].as_str().and_then(|id| id.parse().ok());
-            let notification = Notification { topic: "MESSAGE_RECEIVED".into(), title: "News".into(), message, ..Notification::default() };
-            guest.notify(said["user"].as_str().expect("a user").into(), notification).expect("allowed");
+            let notification = Notification {
+                topic: "MESSAGE_RECEIVED".into(),
+                title: "News".into(),
+                message,
+                ..Notification::default()
+            };
+            guest
+                .notify(said["user"].as_str().expect("a user").into(), notification)
+                .expect("allowed");
             guest.keep();
         }
         Ok(format!(r#"{{"echo":{payload}}}"#))
@@ -85,7 +99,12 @@ impl Plan for Offers {
         Vec::new()
     }
     fn routes(&self) -> Vec<Route> {
-        let route = |method: &str, path: &str, access| Route { plugin: PLUGIN.into(), method: method.into(), path: path.into(), access };
+        let route = |method: &str, path: &str, access| Route {
+            plugin: PLUGIN.into(),
+            method: method.into(),
+            path: path.into(),
+            access,
+        };
         vec![
             route("GET", "/plugins/offers/open", RouteAccess::Nobody),
             route("POST", "/plugins/offers/mine", RouteAccess::User),
@@ -99,7 +118,11 @@ impl Plan for Offers {
             "headers": request.headers, "body": String::from_utf8_lossy(&request.body),
         });
         let headers = vec![("content-type".into(), "application/json".into()), ("connection".into(), "close".into())];
-        Ok(HttpResponse { status: 201, headers, body: seen.to_string().into_bytes() })
+        Ok(HttpResponse {
+            status: 201,
+            headers,
+            body: seen.to_string().into_bytes(),
+        })
     }
     fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {
         Vec::new()
@@ -115,12 +138,24 @@ async fn offers_and_bookings_are_sends_of_a_claimed_kind() {
     let api = api().await;
     let c = api.direct("ann", "bob").await;
     let offer = json!({ "servicePackageId": "p1", "message": "for you", "price": 1 });
-    let sent = api.post("ann", &format!("/api/conversations/{c}/messages/service-offer"), offer).await.expect(201);
-    assert_eq!((&sent["type"], &sent["content"]), (&json!("service_offer"), &json!("Service proposé: Massage")));
+    let sent = api
+        .post("ann", &format!("/api/conversations/{c}/messages/service-offer"), offer)
+        .await
+        .expect(201);
+    assert_eq!(
+        (&sent["type"], &sent["content"]),
+        (&json!("service_offer"), &json!("Service proposé: Massage"))
+    );
     assert_eq!(sent["metadata"], json!({ "servicePackageId": "p1", "note": "for you" }));
-    assert_eq!(sent["decidedBy"], json!([{ "plugin": "offers", "version": "1.2.0", "digest": "abababababababab" }]));
+    assert_eq!(
+        sent["decidedBy"],
+        json!([{ "plugin": "offers", "version": "1.2.0", "digest": "abababababababab" }])
+    );
     let booking = json!({ "servicePackageId": "p1", "requestedDate": "2030-02-15", "requestedTime": "14:30" });
-    let sent = api.post("bob", &format!("/api/conversations/{c}/messages/booking-request"), booking.clone()).await.expect(201);
+    let sent = api
+        .post("bob", &format!("/api/conversations/{c}/messages/booking-request"), booking.clone())
+        .await
+        .expect(201);
     assert_eq!((&sent["type"], &sent["metadata"]), (&json!("booking_request"), &booking));
 }
 
@@ -129,8 +164,14 @@ async fn a_rejection_names_the_plugin_and_a_failure_is_another_answer() {
     let api = api().await;
     let c = api.direct("ann", "bob").await;
     let path = format!("/api/conversations/{c}/messages");
-    let no = api.post("ann", &path, json!({ "content": "forbidden" })).await.problem(422, "plugin_rejected");
-    assert_eq!((&no["plugin"], &no["pluginCode"], &no["detail"]), (&json!("offers"), &json!("bad_words"), &json!("please rephrase")));
+    let no = api
+        .post("ann", &path, json!({ "content": "forbidden" }))
+        .await
+        .problem(422, "plugin_rejected");
+    assert_eq!(
+        (&no["plugin"], &no["pluginCode"], &no["detail"]),
+        (&json!("offers"), &json!("bad_words"), &json!("please rephrase"))
+    );
     api.post("ann", &path, json!({ "content": "crash" })).await.problem(502, "plugin_error");
 }
 
@@ -139,12 +180,19 @@ async fn a_command_is_answered_once() {
     let api = api().await;
     let c = api.direct("ann", "bob").await;
     let path = format!("/api/conversations/{c}/commands/offers.accept");
-    assert_eq!(api.post("ann", &path, json!({ "id": 1 })).await.expect(200), json!({ "echo": { "id": 1 } }));
+    assert_eq!(
+        api.post("ann", &path, json!({ "id": 1 })).await.expect(200),
+        json!({ "echo": { "id": 1 } })
+    );
     let empty = api.ask(Some(&token("ann")), "POST", &path, &[], None).await.expect(200);
     assert_eq!(empty, json!({ "echo": null }));
-    api.post("ann", &format!("/api/conversations/{c}/commands/nobody.knows"), json!({})).await.problem(404, "not_found");
+    api.post("ann", &format!("/api/conversations/{c}/commands/nobody.knows"), json!({}))
+        .await
+        .problem(404, "not_found");
     api.post("eve", &path, json!({})).await.problem(404, "not_found");
-    api.ask(Some(&token("ann")), "POST", &path, &[], Some("{\"a\":\"\\ud800\"}")).await.problem(400, "bad_request");
+    api.ask(Some(&token("ann")), "POST", &path, &[], Some("{\"a\":\"\\ud800\"}"))
+        .await
+        .problem(400, "bad_request");
 }
 
 #[tokio::test]
@@ -163,20 +211,38 @@ async fn notifications_join_the_present_text() {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(5), delivered).await.expect("delivered");
+        tokio::time::timeout(std::time::Duration::from_secs(5), delivered)
+            .await
+            .expect("delivered");
     }
     let list = api.get("bob", "/api/notifications?unread=true").await.expect(200);
     let one = &list["notifications"][0];
-    assert_eq!((&one["type"], &one["title"], &one["message"]), (&json!("MESSAGE_RECEIVED"), &json!("News"), &json!("hello bob")));
-    assert_eq!((&one["userId"], &one["read"], &one["messageId"], &one["conversationId"]), (&json!("bob"), &json!(false), &m, &json!(c)));
+    assert_eq!(
+        (&one["type"], &one["title"], &one["message"]),
+        (&json!("MESSAGE_RECEIVED"), &json!("News"), &json!("hello bob"))
+    );
+    assert_eq!(
+        (&one["userId"], &one["read"], &one["messageId"], &one["conversationId"]),
+        (&json!("bob"), &json!(false), &m, &json!(c))
+    );
     let hidden = api.get("eve", "/api/notifications").await.expect(200);
     assert_eq!(hidden["notifications"][0]["message"], "", "who may not read the message is not shown it");
     let id = one["id"].as_str().expect("an id");
-    api.post("eve", &format!("/api/notifications/{id}/read"), json!({})).await.problem(404, "not_found");
-    assert_eq!(api.post("bob", &format!("/api/notifications/{id}/read"), json!({})).await.expect(200)["read"], true);
+    api.post("eve", &format!("/api/notifications/{id}/read"), json!({}))
+        .await
+        .problem(404, "not_found");
+    assert_eq!(
+        api.post("bob", &format!("/api/notifications/{id}/read"), json!({})).await.expect(200)["read"],
+        true
+    );
     assert_eq!(unread("bob").await, Some(0));
-    assert_eq!(api.post("eve", "/api/notifications/read-all", json!({})).await.expect(200), json!({ "unreadCount": 0 }));
-    api.delete("ann", &format!("/api/messages/{}", m.as_str().expect("an id"))).await.expect(204);
+    assert_eq!(
+        api.post("eve", "/api/notifications/read-all", json!({})).await.expect(200),
+        json!({ "unreadCount": 0 })
+    );
+    api.delete("ann", &format!("/api/messages/{}", m.as_str().expect("an id")))
+        .await
+        .expect(204);
     let list = api.get("bob", "/api/notifications").await.expect(200);
     assert_eq!(list["notifications"][0]["message"], "", "deleted text is gone here too");
 }
@@ -184,14 +250,29 @@ async fn notifications_join_the_present_text() {
 #[tokio::test]
 async fn routes_ask_for_what_their_manifest_says() {
     let api = api().await;
-    let open = api.ask(None, "GET", "/plugins/offers/open?a=1", &[("x-request-id", "r-1"), ("cookie", "s=1")], None).await;
+    let open = api
+        .ask(
+            None,
+            "GET",
+            "/plugins/offers/open?a=1",
+            &[("x-request-id", "r-1"), ("cookie", "s=1")],
+            None,
+        )
+        .await;
     assert_eq!((open.header("connection"), open.header("x-request-id")), ("", "r-1"));
     let open = open.expect(201);
-    assert_eq!((&open["user"], &open["query"], &open["trace"]), (&json!(""), &json!("a=1"), &json!("r-1")));
+    assert_eq!(
+        (&open["user"], &open["query"], &open["trace"]),
+        (&json!(""), &json!("a=1"), &json!("r-1"))
+    );
     assert!(!open["headers"].to_string().contains("s=1"));
-    api.ask(Some("nonsense"), "GET", "/plugins/offers/open", &[], None).await.problem(401, "unauthenticated");
+    api.ask(Some("nonsense"), "GET", "/plugins/offers/open", &[], None)
+        .await
+        .problem(401, "unauthenticated");
 
-    api.ask(None, "POST", "/plugins/offers/mine", &[], Some("{}")).await.problem(401, "unauthenticated");
+    api.ask(None, "POST", "/plugins/offers/mine", &[], Some("{}"))
+        .await
+        .problem(401, "unauthenticated");
     let mine = api.post("ann", "/plugins/offers/mine", json!({ "x": 1 })).await.expect(201);
     assert_eq!((&mine["user"], &mine["body"]), (&json!("ann"), &json!("{\"x\":1}")));
     assert!(!mine["headers"].to_string().contains("Bearer"));
@@ -203,5 +284,7 @@ async fn routes_ask_for_what_their_manifest_says() {
     api.get("ann", "/plugins/offers/mine").await.problem(405, "method_not_allowed");
     api.get("ann", "/plugins/other").await.problem(404, "not_found");
     let big = "x".repeat(1024 * 1024 + 1);
-    api.ask(Some(&token("ann")), "POST", "/plugins/offers/mine", &[], Some(&big)).await.problem(413, "too_large");
+    api.ask(Some(&token("ann")), "POST", "/plugins/offers/mine", &[], Some(&big))
+        .await
+        .problem(413, "too_large");
 }

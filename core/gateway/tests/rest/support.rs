@@ -53,7 +53,12 @@ impl Reply {
     /// The problem's status and code must be these; gives the problem.
     #[track_caller]
     pub fn problem(self, status: u16, code: &str) -> Value {
-        assert_eq!(self.header("content-type"), "application/problem+json", "{}", String::from_utf8_lossy(&self.body));
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{}",
+            String::from_utf8_lossy(&self.body)
+        );
         let request = self.header("x-request-id").to_owned();
         let problem = self.expect(status);
         assert_eq!(problem["code"], code, "{problem}");
@@ -80,23 +85,36 @@ impl Api {
             reject_unknown_users: false,
         };
         let engine = Engine::start(options).await.expect("the engine starts");
-        let auth = Authenticator::new(AuthConfig { secrets: vec![SECRET.to_vec()], ..AuthConfig::default() }).expect("a key");
+        let auth = Authenticator::new(AuthConfig {
+            secrets: vec![SECRET.to_vec()],
+            ..AuthConfig::default()
+        })
+        .expect("a key");
         let origins = Origins::new(&["https://shop.example".to_string()], false).expect("an origin");
         let mut settings = GatewaySettings::default();
         change(&mut settings);
         let gateway = Gateway::new(engine, auth, origins, settings);
-        Api { router: rest::router(gateway.clone()), gateway }
+        Api {
+            router: rest::router(gateway.clone()),
+            gateway,
+        }
     }
 
     pub async fn raw(&self, request: Request<Body>) -> Reply {
         let response = self.router.clone().oneshot(request).await.expect("REST always answers");
         let (parts, body) = response.into_parts();
         let body = body.collect().await.expect("a body in memory").to_bytes().to_vec();
-        Reply { status: parts.status, headers: parts.headers, body }
+        Reply {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+        }
     }
 
     pub async fn ask(&self, token: Option<&str>, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&str>) -> Reply {
-        let mut request = Request::builder().method(Method::from_bytes(method.as_bytes()).expect("a method")).uri(path);
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).expect("a method"))
+            .uri(path);
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
@@ -106,7 +124,12 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.raw(request.body(body.map_or_else(Body::empty, |body| Body::from(body.to_owned()))).expect("a request")).await
+        self.raw(
+            request
+                .body(body.map_or_else(Body::empty, |body| Body::from(body.to_owned())))
+                .expect("a request"),
+        )
+        .await
     }
 
     pub async fn get(&self, user: &str, path: &str) -> Reply {
@@ -135,18 +158,27 @@ impl Api {
     /// The id of a new group of `admin` and the others.
     pub async fn group(&self, admin: &str, others: &[&str]) -> String {
         let body = json!({ "participants": others, "type": "group", "groupName": "G" });
-        self.post(admin, "/api/conversations", body).await.expect(201)["id"].as_str().expect("an id").to_owned()
+        self.post(admin, "/api/conversations", body).await.expect(201)["id"]
+            .as_str()
+            .expect("an id")
+            .to_owned()
     }
 
     /// A text; gives the message.
     pub async fn say(&self, user: &str, conversation: &str, text: &str) -> Value {
-        self.post(user, &format!("/api/conversations/{conversation}/messages"), json!({ "content": text })).await.expect(201)
+        self.post(user, &format!("/api/conversations/{conversation}/messages"), json!({ "content": text }))
+            .await
+            .expect(201)
     }
 }
 
 /// Limits that tests do not run into.
 pub fn generous() -> Limits {
-    Limits { rate_per_second: 1_000_000, rate_burst: 1_000_000, ..Limits::default() }
+    Limits {
+        rate_per_second: 1_000_000,
+        rate_burst: 1_000_000,
+        ..Limits::default()
+    }
 }
 
 pub fn token(user: &str) -> String {

@@ -10,25 +10,70 @@ use super::support::{Api, token, token_with};
 fn bodies(c: &str, m: &str) -> Vec<(&'static str, String, Value, &'static [&'static str])> {
     let conversation = |rest: &str| format!("/api/conversations/{c}{rest}");
     vec![
-        ("POST", "/api/conversations".into(), json!({ "participants": ["bob"], "type": "direct", "groupName": "a", "groupAvatar": "/a", "state": {} }), &["participants"]),
-        ("PUT", conversation(""), json!({ "groupName": "a", "groupAvatar": "/a", "state": {} }), &[]),
-        ("POST", conversation("/messages"), json!({ "content": "a", "type": "text", "metadata": {}, "replyToId": m, "forwardedFromId": m, "clientMessageId": "k" }), &[]),
-        ("POST", conversation("/messages/service-offer"), json!({ "servicePackageId": "p", "message": "m" }), &["servicePackageId"]),
+        (
+            "POST",
+            "/api/conversations".into(),
+            json!({ "participants": ["bob"], "type": "direct", "groupName": "a", "groupAvatar": "/a", "state": {} }),
+            &["participants"],
+        ),
+        (
+            "PUT",
+            conversation(""),
+            json!({ "groupName": "a", "groupAvatar": "/a", "state": {} }),
+            &[],
+        ),
+        (
+            "POST",
+            conversation("/messages"),
+            json!({ "content": "a", "type": "text", "metadata": {}, "replyToId": m, "forwardedFromId": m, "clientMessageId": "k" }),
+            &[],
+        ),
+        (
+            "POST",
+            conversation("/messages/service-offer"),
+            json!({ "servicePackageId": "p", "message": "m" }),
+            &["servicePackageId"],
+        ),
         (
             "POST",
             conversation("/messages/booking-request"),
             json!({ "servicePackageId": "p", "requestedDate": "2030-01-01", "requestedTime": "10:00", "message": "m" }),
             &["servicePackageId", "requestedDate", "requestedTime"],
         ),
-        ("POST", conversation("/messages/location"), json!({ "latitude": 1.0, "longitude": 1.0, "address": "a" }), &["latitude", "longitude"]),
-        ("POST", conversation("/messages/bulk-mark-read"), json!({ "messageIds": [m] }), &["messageIds"]),
-        ("POST", conversation("/participants"), json!({ "userId": "cleo", "role": "member" }), &["userId"]),
+        (
+            "POST",
+            conversation("/messages/location"),
+            json!({ "latitude": 1.0, "longitude": 1.0, "address": "a" }),
+            &["latitude", "longitude"],
+        ),
+        (
+            "POST",
+            conversation("/messages/bulk-mark-read"),
+            json!({ "messageIds": [m] }),
+            &["messageIds"],
+        ),
+        (
+            "POST",
+            conversation("/participants"),
+            json!({ "userId": "cleo", "role": "member" }),
+            &["userId"],
+        ),
         ("PUT", conversation("/participants/bob"), json!({ "role": "member" }), &["role"]),
         ("PUT", conversation("/mute"), json!({ "until": "2099-01-01T00:00:00Z" }), &[]),
         ("PUT", format!("/api/messages/{m}"), json!({ "content": "a", "metadata": {} }), &[]),
         ("POST", format!("/api/messages/{m}/reaction"), json!({ "reaction": "x" }), &["reaction"]),
-        ("PATCH", "/api/users/me".into(), json!({ "name": "a", "avatar": "/a", "preferences": {}, "attributes": {} }), &[]),
-        ("PUT", "/api/users/zoe".into(), json!({ "name": "a", "avatar": "/a", "roles": ["r"], "attributes": {}, "preferences": {} }), &[]),
+        (
+            "PATCH",
+            "/api/users/me".into(),
+            json!({ "name": "a", "avatar": "/a", "preferences": {}, "attributes": {} }),
+            &[],
+        ),
+        (
+            "PUT",
+            "/api/users/zoe".into(),
+            json!({ "name": "a", "avatar": "/a", "roles": ["r"], "attributes": {}, "preferences": {} }),
+            &[],
+        ),
     ]
 }
 
@@ -55,7 +100,11 @@ async fn wrong_types_are_named_in_every_body() {
                 let pointer = problem["errors"][0]["pointer"].as_str().unwrap_or_default();
                 assert!(pointer.starts_with(&format!("/{field}")), "{method} {path} {field}={wrong}: {problem}");
             }
-            let twice = format!("{},{}:{value}}}", good.to_string().trim_end_matches('}').to_owned() + closing(&good), json!(field));
+            let twice = format!(
+                "{},{}:{value}}}",
+                good.to_string().trim_end_matches('}').to_owned() + closing(&good),
+                json!(field)
+            );
             if serde_json::from_str::<Value>(&twice).is_ok() {
                 ask(twice).await.problem(400, "bad_request");
             }
@@ -64,9 +113,24 @@ async fn wrong_types_are_named_in_every_body() {
             let mut body = good.clone();
             body.as_object_mut().expect("an object").remove(*field);
             let problem = ask(body.to_string()).await.problem(400, "bad_request");
-            assert!(problem["errors"][0]["pointer"].as_str().is_some_and(|p| p.starts_with(&format!("/{field}"))), "{method} {path}: {problem}");
+            assert!(
+                problem["errors"][0]["pointer"]
+                    .as_str()
+                    .is_some_and(|p| p.starts_with(&format!("/{field}"))),
+                "{method} {path}: {problem}"
+            );
         }
-        for hostile in ["", "null", "[]", "7", "{", "{\"a\":1}}", &"[".repeat(10_000), &format!("{{\"zzz\":{}1{}", "[".repeat(10_000), "]".repeat(9_999)), "{\"content\":\"\0\"}"] {
+        for hostile in [
+            "",
+            "null",
+            "[]",
+            "7",
+            "{",
+            "{\"a\":1}}",
+            &"[".repeat(10_000),
+            &format!("{{\"zzz\":{}1{}", "[".repeat(10_000), "]".repeat(9_999)),
+            "{\"content\":\"\0\"}",
+        ] {
             if hostile.is_empty() && path.ends_with("/mute") {
                 continue; // its body is optional
             }
@@ -104,13 +168,22 @@ async fn what_the_server_decides_cannot_be_set() {
         "conversationId": "ffffffffffffffff00000000", "editedAt": "2000-01-01T00:00:00Z", "metadata": { "_internal": 1 }
     });
     let sent = api.post("ann", &format!("/api/conversations/{c}/messages"), body).await.expect(201);
-    assert_eq!((&sent["senderId"], &sent["conversationId"], &sent["isForwarded"]), (&json!("ann"), &json!(c), &json!(false)));
-    assert_eq!((&sent["readBy"], &sent["reactions"], &sent["deletedFor"], &sent["decidedBy"]), (&json!({}), &json!([]), &json!([]), &json!([])));
+    assert_eq!(
+        (&sent["senderId"], &sent["conversationId"], &sent["isForwarded"]),
+        (&json!("ann"), &json!(c), &json!(false))
+    );
+    assert_eq!(
+        (&sent["readBy"], &sent["reactions"], &sent["deletedFor"], &sent["decidedBy"]),
+        (&json!({}), &json!([]), &json!([]), &json!([]))
+    );
     assert!(sent["seq"].as_u64() < Some(10) && sent["rev"] == sent["seq"] && sent.get("editedAt").is_none());
     assert!(sent["createdAt"].as_str() > Some("2020"));
     let group = json!({ "participants": ["bob"], "type": "group", "groupAdmin": "bob", "isActive": false, "_id": "x", "unreadCounts": { "bob": 5 } });
     let made = api.post("ann", "/api/conversations", group).await.expect(201);
-    assert_eq!((&made["groupAdmin"], &made["isActive"], &made["unreadCounts"]), (&json!("ann"), &json!(true), &json!({ "ann": 0 })));
+    assert_eq!(
+        (&made["groupAdmin"], &made["isActive"], &made["unreadCounts"]),
+        (&json!("ann"), &json!(true), &json!({ "ann": 0 }))
+    );
 }
 
 #[tokio::test]
@@ -118,19 +191,35 @@ async fn limits_have_their_own_answers() {
     let api = Api::new().await;
     let c = api.direct("ann", "bob").await;
     let path = format!("/api/conversations/{c}/messages");
-    let long = api.post("ann", &path, json!({ "content": "x".repeat(10_001) })).await.problem(413, "too_large");
+    let long = api
+        .post("ann", &path, json!({ "content": "x".repeat(10_001) }))
+        .await
+        .problem(413, "too_large");
     assert_eq!(long["errors"][0]["pointer"], "/content");
     let bulky = json!({ "content": "x", "metadata": { "a": "x".repeat(17 * 1024) } });
-    assert_eq!(api.post("ann", &path, bulky).await.problem(413, "too_large")["errors"][0]["pointer"], "/metadata");
-    api.post("ann", &path, json!({ "content": "x".repeat(1024 * 1024) })).await.problem(413, "too_large");
+    assert_eq!(
+        api.post("ann", &path, bulky).await.problem(413, "too_large")["errors"][0]["pointer"],
+        "/metadata"
+    );
+    api.post("ann", &path, json!({ "content": "x".repeat(1024 * 1024) }))
+        .await
+        .problem(413, "too_large");
     for query in ["limit=0", "limit=x", "limit=-1", "cursor=zzz", "after=-1", "after=x"] {
         api.get("ann", &format!("{path}?{query}")).await.problem(400, "bad_request");
     }
     let foreign = api.get("ann", "/api/conversations?limit=1").await.expect(200)["nextCursor"].clone();
     assert_eq!(foreign, Value::Null);
     for kind in ["system", "service_offer", "", "x".repeat(65).as_str()] {
-        api.post("ann", &path, json!({ "content": "x", "type": kind })).await.problem(400, "bad_request");
+        api.post("ann", &path, json!({ "content": "x", "type": kind }))
+            .await
+            .problem(400, "bad_request");
     }
     let reaction = api.say("ann", &c, "x").await["id"].as_str().expect("an id").to_owned();
-    api.post("ann", &format!("/api/messages/{reaction}/reaction"), json!({ "reaction": "x".repeat(33) })).await.problem(400, "bad_request");
+    api.post(
+        "ann",
+        &format!("/api/messages/{reaction}/reaction"),
+        json!({ "reaction": "x".repeat(33) }),
+    )
+    .await
+    .problem(400, "bad_request");
 }
