@@ -38,7 +38,7 @@
 //!   [`events`], [`notifications`], [`timers`], [`log`], [`metrics`], [`config`].
 //! * [`json`]: metadata, payloads and configuration as serde types.
 //! * [`time`]: moments as clients read them.
-//! * [`test`] and [`native`] (not in the component): a host in memory, and the port behind which another one can stand.
+//! * [`mod@test`] and [`native`] (not in the component): a host in memory, and the port behind which another one can stand.
 //!
 //! # Building
 //!
@@ -48,7 +48,7 @@
 //! # What a component asks for
 //!
 //! It exports the hooks that the macro names. It imports the capabilities that its code reaches, and `plugin!` must name each of
-//! them: one that is reached and not named fails the link, with a symbol that says so (natively, in [`test`], it is
+//! them: one that is reached and not named fails the link, with a symbol that says so (natively, in [`mod@test`], it is
 //! [`Error::Denied`]). `log` is always imported, whether named or not, because a panic reports its message and place through
 //! it; a manifest therefore grants `log` as a matter of course.
 //!

@@ -1,0 +1,84 @@
+//! The promises of `FakeHost` that plugins' tests rest on.
+
+use haggle_sdk::serde_json::{Value, json as value};
+
+use haggle_sdk::{prelude::*, test::Harness};
+
+/// Does what its commands are named after.
+#[derive(Default)]
+struct Probe;
+
+impl Command for Probe {
+    fn command(&mut self, _call: &Call, name: &str, payload: &str) -> Result<String, Rejection> {
+        let keys: Vec<String> = json::payload(payload)?;
+        let done = match name {
+            "reserve" => kv_global::reserve(&keys, b"me")?,
+            "reserve_twice" => kv_global::reserve(&keys, b"me")? && kv_global::reserve(&keys, b"me")?,
+            "reserve_and_fail" => {
+                assert!(kv_global::reserve(&keys, b"me")?);
+                kv::set("mine", b"x")?;
+                events::emit("x.probe.done", &value!({}))?;
+                metrics::count("tried");
+                return Err(Rejection::new("no", "no"));
+            }
+            "release" => {
+                kv_global::release(&keys)?;
+                // Not before the commit.
+                kv_global::get(&keys[0])?.is_some()
+            }
+            "users" => users::get("alice")?.is_some(),
+            _ => return Err(Rejection::new("unknown_command", name)),
+        };
+        Ok(json::text(&done)?)
+    }
+}
+
+haggle_sdk::plugin! { Probe, hooks: [command], caps: [kv, kv_global, events, metrics] }
+
+fn run(app: &mut Harness<Probe>, conversation: &str, name: &str, keys: &[&str]) -> Result<Value, String> {
+    app.command("alice", conversation, name, &keys).map_err(|rejection| rejection.code)
+}
+
+#[test]
+fn a_reservation_is_all_or_none_and_belongs_to_its_command() {
+    let mut app = Harness::<Probe>::new();
+    let (one, other) = (app.direct("alice", "bob"), app.direct("alice", "carol"));
+    assert_eq!(run(&mut app, &one, "reserve_twice", &["a", "b"]), Ok(value!(true)));
+    assert_eq!(run(&mut app, &other, "reserve", &["b", "c"]), Ok(value!(false)));
+    assert_eq!(app.global_keys(), ["a", "b"]);
+    assert_eq!(run(&mut app, &one, "release", &["a", "b"]), Ok(value!(true)));
+    assert_eq!(run(&mut app, &other, "reserve", &["b", "c"]), Ok(value!(true)));
+}
+
+#[test]
+fn who_says_no_has_written_nothing() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.direct("alice", "bob");
+    assert_eq!(run(&mut app, &conversation, "reserve_and_fail", &["a"]), Err("no".into()));
+    assert_eq!((app.global_keys(), app.kv_keys(&conversation), app.emitted()), (vec![], vec![], vec![]));
+    assert_eq!(app.counter("tried"), 1);
+}
+
+#[test]
+fn what_the_macro_does_not_name_is_denied() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.direct("alice", "bob");
+    assert_eq!(run(&mut app, &conversation, "users", &[]), Err("denied".into()));
+}
+
+#[test]
+fn keys_expire_by_the_tests_clock() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.direct("alice", "bob");
+    app.within(&conversation, || kv::set_for("k", b"v", 10)).unwrap();
+    app.advance_s(9).unwrap();
+    assert_eq!(app.kv(&conversation, "k"), Some(b"v".to_vec()));
+    app.advance_s(1).unwrap();
+    assert_eq!(app.kv(&conversation, "k"), None);
+}
+
+#[test]
+fn without_a_host_every_question_is_unavailable() {
+    assert!(matches!(kv::get("k"), Err(Error::Unavailable(_))));
+    assert_eq!(config::get("k"), None);
+}
