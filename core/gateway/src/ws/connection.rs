@@ -34,8 +34,8 @@ use crate::{Gateway, Identity};
 const READ_BYTES: usize = 32 * 1024;
 /// Rounds of reading and writing before other tasks get their turn.
 const ROUNDS_MAX: usize = 16;
-/// A client may be silent for two heartbeats and this.
-const SILENCE_GRACE: Duration = Duration::from_secs(5);
+/// A client may be silent for two heartbeats and this part of one.
+const SILENCE_GRACE_DIVISOR: u32 = 5;
 /// How long the peer may take to take our close frame and to answer it.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long requests in flight may take to be answered when the server stops.
@@ -69,6 +69,8 @@ pub(super) struct Connection {
     socket: Arc<Socket>,
     session: Session,
     reader: Reader,
+    /// The reader holds bytes that were not looked at, since a login is on its way.
+    unread: bool,
     batch: Batch,
     phase: Phase,
     /// Of the first login.
@@ -109,6 +111,7 @@ impl Connection {
             socket,
             session,
             reader,
+            unread: !early.is_empty(),
             batch: Batch::default(),
             phase: Phase::Open,
             auth_by,
@@ -212,10 +215,11 @@ impl Connection {
 
     /// When the peer counts as gone. Only whole frames count as heard, so one byte now and then keeps nothing alive.
     fn silent_at(&self) -> Instant {
-        self.last_heard + 2 * self.socket.gateway.settings.ws.heartbeat + SILENCE_GRACE
+        let heartbeat = self.socket.gateway.settings.ws.heartbeat;
+        self.last_heard + 2 * heartbeat + heartbeat / SILENCE_GRACE_DIVISOR
     }
 
-    /// Carries the login on its way further, and then what was read behind it.
+    /// Carries the login on its way further.
     fn poll_login(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         let Some(pending) = &mut self.session.pending else { return Ok(()) };
         let Poll::Ready(result) = pending.future.as_mut().poll(cx) else {
@@ -225,8 +229,7 @@ impl Connection {
         if self.phase != Phase::Open {
             return Ok(());
         }
-        self.session.finish_login(*pending, result)?;
-        self.consume(&mut [])
+        self.session.finish_login(*pending, result)
     }
 
     /// Reads once. `Err(None)`: the peer is gone.
@@ -238,6 +241,9 @@ impl Connection {
             _ => {}
         }
         let closing = matches!(self.phase, Phase::Closing { .. });
+        if std::mem::take(&mut self.unread) && !closing {
+            return self.consume(&mut []).map(|()| Progress::Some).map_err(Some);
+        }
         INPUT.with_borrow_mut(|buffer| {
             let mut input = ReadBuf::new(buffer);
             match Pin::new(&mut self.stream).poll_read(cx, &mut input) {
@@ -266,6 +272,7 @@ impl Connection {
             self.reader.set_limit(self.session.message_bytes_max());
         }
         self.reader.hold(&input[used..]);
+        self.unread = true;
         Ok(())
     }
 

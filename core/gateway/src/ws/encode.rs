@@ -469,11 +469,7 @@ mod tests {
             effects: Effects::default(),
             redacted: false,
         };
-        Push::new(What::Event(Published {
-            entry: Arc::new(entry),
-            kind,
-            message: Some(Arc::new(message)),
-        }))
+        Push::new(What::Event(Published::new(Arc::new(entry), kind, Some(Arc::new(message)))))
     }
 
     fn json_of(push: &Push) -> Value {

@@ -21,8 +21,6 @@ mod resume;
 mod session;
 mod socket;
 mod subscription;
-#[cfg(test)]
-mod tests;
 mod wheel;
 
 pub use connections::Connections;

@@ -87,7 +87,7 @@ mod tests {
         let start = Instant::now();
         let wheel = Wheel::new(start);
         wheel.arm(1, start + Duration::from_secs(1_000));
-        assert_eq!(wheel.due(start + Duration::from_secs(63)), []);
+        assert!(wheel.due(start + Duration::from_secs(63)).is_empty());
         assert_eq!(wheel.due(start + Duration::from_secs(64)), [1]);
         wheel.arm(2, start);
         assert_eq!(wheel.due(start + Duration::from_millis(64_250)), [2]);
@@ -101,6 +101,6 @@ mod tests {
         let mut due = wheel.due(start + Duration::from_secs(300));
         due.sort();
         assert_eq!(due, (0..200).collect::<Vec<_>>());
-        assert_eq!(wheel.due(start + Duration::from_secs(300)), []);
+        assert!(wheel.due(start + Duration::from_secs(300)).is_empty());
     }
 }

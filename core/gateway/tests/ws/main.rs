@@ -1,0 +1,9 @@
+//! The native WebSocket over real sockets, against the real engine on a store in memory.
+
+mod client;
+mod lifecycle;
+mod requests;
+mod resume;
+mod server;
+mod slow;
+mod violations;
