@@ -35,7 +35,8 @@ struct Plan {
     append: Option<(u64, AppendError, When)>,
     append_delay: Duration,
     recoveries_to_fail: u32,
-    reads: Option<StoreError>,
+    others: Option<StoreError>,
+    others_delay: Duration,
     failed: bool,
 }
 
@@ -58,8 +59,13 @@ impl Faults {
     }
 
     /// Everything but append and recover fails with `error`; `None` ends it.
-    pub fn fail_reads(&self, error: Option<StoreError>) {
-        self.plan.lock().reads = error;
+    pub fn fail_others(&self, error: Option<StoreError>) {
+        self.plan.lock().others = error;
+    }
+
+    /// Everything but append and recover takes so much longer.
+    pub fn delay_others(&self, delay: Duration) {
+        self.plan.lock().others_delay = delay;
     }
 
     /// Ends every fault that is planned. A store that has failed still wants to be recovered.
@@ -105,7 +111,11 @@ impl Faulty {
     }
 
     async fn around<T>(&self, _operation: &'static str, call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-        let fault = self.faults.plan.lock().reads.clone();
+        let (fault, delay) = {
+            let plan = self.faults.plan.lock();
+            (plan.others.clone(), plan.others_delay)
+        };
+        sleep(delay).await;
         match fault {
             Some(error) => Err(error),
             None => call.await,
@@ -185,10 +195,10 @@ mod tests {
     }
 
     #[test]
-    fn reads_fail_until_they_are_let_through() {
+    fn other_operations_fail_until_they_are_let_through() {
         suite::run(async {
             let (store, faults) = Faulty::new(Arc::new(MemoryStore::new(1)));
-            faults.fail_reads(Some(StoreError::Unavailable("planned".to_string())));
+            faults.fail_others(Some(StoreError::Unavailable("planned".to_string())));
             assert!(store.tail(Shard(0)).await.is_err());
             faults.clear();
             assert!(store.tail(Shard(0)).await.is_ok());

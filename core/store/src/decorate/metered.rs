@@ -91,3 +91,72 @@ fn append_failed(error: &AppendError, start: Instant) {
 }
 
 decorate!(Metered);
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use haggle_model::Event;
+    use metrics::{Counter, Gauge, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{
+        Log, MemoryStore,
+        decorate::{Faulty, When},
+        suite,
+    };
+
+    /// Keeps the gauge, and the labels of the histograms.
+    #[derive(Default)]
+    struct Seen {
+        failed: Arc<AtomicU64>,
+        timed: Mutex<Vec<String>>,
+    }
+
+    impl Recorder for Seen {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+            Gauge::from_arc(self.failed.clone())
+        }
+
+        fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+            self.timed
+                .lock()
+                .push(key.labels().map(|label| label.value()).collect::<Vec<_>>().join(" "));
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn a_failed_store_shows_until_it_has_recovered() {
+        let seen = Seen::default();
+        let failed = || f64::from_bits(seen.failed.load(Ordering::Relaxed));
+        metrics::with_local_recorder(&seen, || {
+            suite::run(async {
+                let (faulty, faults) = Faulty::new(Arc::new(MemoryStore::new(1)));
+                let store = Metered::new(Arc::new(faulty));
+                let entries = || vec![suite::entry(1, ConversationId(1 << 16), 0, 0, Event::Noop)];
+                assert_eq!(failed(), 0.0);
+                faults.fail_append(1, AppendError::Failed("planned".to_string()), When::Before);
+                store.append(Shard(0), Tail::default(), entries()).await.unwrap_err();
+                assert_eq!(failed(), 1.0);
+                store.recover(Shard(0)).await.unwrap();
+                assert_eq!(failed(), 0.0);
+                faults.fail_append(1, AppendError::Full("planned".to_string()), When::Before);
+                store.append(Shard(0), Tail::default(), entries()).await.unwrap_err();
+                assert_eq!(failed(), 1.0);
+                store.append(Shard(0), Tail::default(), entries()).await.unwrap();
+                assert_eq!(failed(), 0.0, "there is space again");
+            })
+        });
+        assert_eq!(*seen.timed.lock(), ["append ok", "append failed", "recover ok", "append full"]);
+    }
+}

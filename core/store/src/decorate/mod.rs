@@ -97,3 +97,24 @@ macro_rules! forward {
 }
 
 use {decorate, forward};
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use super::*;
+    use crate::{MemoryStore, SharedStore, suite::Opener};
+
+    /// All of them around one store.
+    fn opener() -> Opener {
+        let (faulty, _) = Faulty::new(Arc::new(MemoryStore::new(2)));
+        let timeout = Timeout::new(Arc::new(faulty), Duration::from_secs(60));
+        let store: SharedStore = Arc::new(Metered::new(Arc::new(timeout)));
+        Box::new(move || {
+            let store = store.clone();
+            Box::pin(async move { store })
+        })
+    }
+
+    crate::store_suite!(opener());
+}

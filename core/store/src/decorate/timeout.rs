@@ -48,3 +48,26 @@ impl Timeout {
 }
 
 decorate!(Timeout);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cursors, MemoryStore, Views, decorate::Faulty, suite};
+
+    #[test]
+    fn what_takes_too_long_is_unavailable() {
+        suite::run(async {
+            let (slow, faults) = Faulty::new(Arc::new(MemoryStore::new(1)));
+            let store = Timeout::new(Arc::new(slow), Duration::from_millis(20));
+            store.failed_count().await.unwrap();
+            faults.delay_others(Duration::from_secs(60));
+            let error = store.failed_count().await.unwrap_err();
+            assert!(
+                matches!(&error, StoreError::Unavailable(text) if text.contains("failed_count")),
+                "{error}"
+            );
+            faults.delay_others(Duration::from_millis(60));
+            store.rebuild_views().await.expect("takes as long as it takes");
+        });
+    }
+}

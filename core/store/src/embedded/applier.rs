@@ -12,13 +12,11 @@ use std::{
 use haggle_model::{Entry, Pos};
 use parking_lot::{Condvar, Mutex};
 
-use super::{Shared, apply::Batch, row};
+use super::{Shared, row};
 use crate::{AppendError, StoreError};
 
 /// Entries of one transaction of the views.
 const BATCH_ROWS_MAX: usize = 8_192;
-/// How long an append waits for the applier before it gives up, having written nothing.
-const ROOM_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long the applier waits before it tries again what failed.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// What an entry in the queue takes besides its bytes in the log.
@@ -32,6 +30,7 @@ pub(super) struct Backlog {
     /// `applied` has grown, or the applier has failed.
     progress: Condvar,
     bytes_max: usize,
+    wait_max: Duration,
 }
 
 struct State {
@@ -56,7 +55,7 @@ struct Queued {
 
 impl Backlog {
     /// With views that go up to `applied` of a log that goes up to `committed`.
-    pub(super) fn new(applied: Pos, committed: Pos, bytes_max: usize) -> Backlog {
+    pub(super) fn new(applied: Pos, committed: Pos, bytes_max: usize, wait_max: Duration) -> Backlog {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
@@ -72,6 +71,7 @@ impl Backlog {
             work: Condvar::new(),
             progress: Condvar::new(),
             bytes_max,
+            wait_max,
         }
     }
 
@@ -81,7 +81,7 @@ impl Backlog {
         if state.bytes < self.bytes_max {
             return Ok(());
         }
-        let deadline = Instant::now() + ROOM_WAIT_MAX;
+        let deadline = Instant::now() + self.wait_max;
         while state.bytes >= self.bytes_max {
             self.work.notify_one();
             if self.progress.wait_until(&mut state, deadline).timed_out() {
@@ -248,7 +248,7 @@ fn apply_some(shared: &Shared) -> Result<(), StoreError> {
         return Err(StoreError::Corrupt(format!("log.db: position {} is missing", applied.next())));
     };
     let last_ts = last.ts;
-    let mut batch = Batch::begin(views.connection()?)?;
+    let mut batch = views.batch()?;
     let mut pos = applied;
     for entry in &entries {
         pos = pos.next();

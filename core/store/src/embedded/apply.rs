@@ -1,58 +1,42 @@
 //! What an entry means for the views. A function of the entry and of the views before it, nothing else.
 
-use std::collections::{BTreeMap, btree_map};
-
 use haggle_model::{
     Content, ConversationCreated, ConversationId, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis, Notification, Pos,
     Reservation, Role, Seq, TimerChange, UserId,
 };
-use rusqlite::{Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
 use super::{
+    hot::{Head, HotRows, Member},
     row::{self, MESSAGE_CREATED, event_number},
     schema::{LOG_FILE, VIEWS_FILE, key, sql_error},
 };
 use crate::{ADVANCES_PARTICIPANTS_MAX, StoreError};
 
-/// Some entries that are applied in one transaction. Rows that many entries change, a conversation's head and its members, are
-/// written once, at the end.
+/// Some entries that are applied in one transaction. Rows that many entries change are [`HotRows`].
 pub(super) struct Batch<'c> {
     conn: &'c Connection,
-    heads: BTreeMap<ConversationId, Head>,
-    members: BTreeMap<(ConversationId, UserId), Option<Member>>,
+    /// Inserts a row of `entries`: the one statement that every message needs.
+    index: CachedStatement<'c>,
+    hot: &'c mut HotRows,
     done: bool,
 }
 
-#[derive(Clone, Default)]
-struct Head {
-    head: Seq,
-    head_n: u32,
-    updated_at: Millis,
-    last_message: Seq,
-    last_message_at: Millis,
-    participants: u32,
-}
-
-#[derive(Clone)]
-struct Member {
-    role: Role,
-    joined_seq: Seq,
-    joined_at: Millis,
-    left_seq: Option<Seq>,
-    mark: MarkChange,
-}
+const INDEX: &str =
+    "INSERT OR IGNORE INTO entries (conversation, seq, pos, n, event, countable, target, command) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
 
 type Applied = Result<(), StoreError>;
 
 impl<'c> Batch<'c> {
     /// Begins a transaction.
-    pub(super) fn begin(conn: &'c Connection) -> Result<Batch<'c>, StoreError> {
+    pub(super) fn begin(conn: &'c Connection, hot: &'c mut HotRows) -> Result<Batch<'c>, StoreError> {
         // Deferred: an immediate one would lock the attached log as well.
         conn.execute_batch("BEGIN").map_err(views_error)?;
+        let index = conn.prepare_cached(INDEX).map_err(views_error)?;
         Ok(Batch {
             conn,
-            heads: BTreeMap::new(),
-            members: BTreeMap::new(),
+            index,
+            hot,
             done: false,
         })
     }
@@ -61,7 +45,7 @@ impl<'c> Batch<'c> {
     pub(super) fn apply(&mut self, pos: Pos, entry: &Entry) -> Applied {
         if entry.seq > 0 {
             self.index(pos, entry)?;
-            let head = self.head(entry.conversation, entry.seq)?;
+            let head = self.head(entry)?;
             (head.head, head.head_n, head.updated_at) = (entry.seq, entry.n, entry.at);
         } else if let Some(command) = entry.command {
             let sql = "INSERT INTO unsequenced (pos, conversation, command) VALUES (?1, ?2, ?3)";
@@ -73,34 +57,31 @@ impl<'c> Batch<'c> {
 
     /// Writes what was gathered and commits; the views now go up to `applied`.
     pub(super) fn commit(mut self, applied: Pos, ts: Micros) -> Applied {
-        self.write_heads()?;
-        self.write_members()?;
+        self.hot.write(self.conn)?;
         self.execute("UPDATE meta SET applied = ?1, applied_ts = ?2", (applied.0 as i64, ts as i64))?;
         self.conn.execute_batch("COMMIT").map_err(views_error)?;
         self.done = true;
         Ok(())
     }
 
-    fn index(&self, pos: Pos, entry: &Entry) -> Applied {
+    fn index(&mut self, pos: Pos, entry: &Entry) -> Applied {
         let countable = matches!(&entry.event, Event::MessageCreated(content) if content.countable);
         let target = match &entry.event {
             Event::MessageEdited { target, .. } => Some(*target),
             _ => None,
         };
         let command = entry.command.map(|command| command_hash(&command.0));
-        let indexed = self.execute(
-            "INSERT OR IGNORE INTO entries (conversation, seq, pos, n, event, countable, target, command) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            params![
-                key(entry.conversation),
-                entry.seq,
-                pos.0 as i64,
-                entry.n,
-                event_number(&entry.event),
-                countable,
-                target,
-                command
-            ],
-        )?;
+        let row = params![
+            key(entry.conversation),
+            entry.seq,
+            pos.0 as i64,
+            entry.n,
+            event_number(&entry.event),
+            countable,
+            target,
+            command
+        ];
+        let indexed = self.index.execute(row).map_err(views_error)?;
         if indexed == 0 {
             tracing::error!(%pos, "a seq stands twice in the log; the first one counts"); // stopping here would stop every view for ever
         }
@@ -246,9 +227,9 @@ impl<'c> Batch<'c> {
             left_seq: None,
             mark,
         };
-        self.members.insert((entry.conversation, user.clone()), Some(member));
+        self.hot.put_member(entry.conversation, user, member);
         if !was_in {
-            self.head(entry.conversation, entry.seq)?.participants += 1;
+            self.head(entry)?.participants += 1;
         }
         Ok(())
     }
@@ -258,7 +239,7 @@ impl<'c> Batch<'c> {
             && member.left_seq.is_none()
         {
             member.left_seq = Some(entry.seq);
-            let head = self.head(entry.conversation, entry.seq)?;
+            let head = self.head(entry)?;
             head.participants = head.participants.saturating_sub(1);
         }
         Ok(())
@@ -270,7 +251,7 @@ impl<'c> Batch<'c> {
         };
         let advances = mark.read_seq > member.mark.read_seq;
         merge(&mut member.mark, mark);
-        if advances && self.head(entry.conversation, entry.seq)?.participants as usize <= ADVANCES_PARTICIPANTS_MAX {
+        if advances && self.head(entry)?.participants as usize <= ADVANCES_PARTICIPANTS_MAX {
             let sql = "INSERT INTO advances (conversation, to_seq, pos, user, at) VALUES (?1, ?2, ?3, ?4, ?5)";
             self.execute(sql, (key(entry.conversation), mark.read_seq, pos.0 as i64, user.as_str(), entry.at))?;
         }
@@ -281,7 +262,7 @@ impl<'c> Batch<'c> {
 
     fn message_created(&mut self, entry: &Entry, content: &Content) -> Applied {
         if content.countable {
-            let head = self.head(entry.conversation, entry.seq)?;
+            let head = self.head(entry)?;
             (head.last_message, head.last_message_at) = (entry.seq, entry.at);
         }
         Ok(())
@@ -314,9 +295,9 @@ impl<'c> Batch<'c> {
         if n > 0 {
             self.execute("INSERT OR IGNORE INTO deleted VALUES (?1, ?2, ?3)", (key(id), n, sender.as_str()))?;
         }
-        if self.head(id, entry.seq)?.last_message == target {
+        if self.head(entry)?.last_message == target {
             let previous = self.message_before(id, target)?;
-            let head = self.head(id, entry.seq)?;
+            let head = self.head(entry)?;
             (head.last_message, head.last_message_at) = previous.unwrap_or_default();
         }
         Ok(())
@@ -437,87 +418,16 @@ impl<'c> Batch<'c> {
             .try_for_each(|seq| self.execute(sql, (key(entry.conversation), *seq, entry.at)).map(drop))
     }
 
-    // Rows that are gathered.
-
-    /// The head, read before it is changed for the first time. `seq` is that of the entry: the first one finds no row.
-    fn head(&mut self, id: ConversationId, seq: Seq) -> Result<&mut Head, StoreError> {
-        let conn = self.conn;
-        match self.heads.entry(id) {
-            btree_map::Entry::Occupied(head) => Ok(head.into_mut()),
-            btree_map::Entry::Vacant(place) if seq == 1 => Ok(place.insert(Head::default())),
-            btree_map::Entry::Vacant(place) => Ok(place.insert(load_head(conn, id).map_err(views_error)?.unwrap_or_default())),
-        }
+    fn head(&mut self, entry: &Entry) -> Result<&mut Head, StoreError> {
+        self.hot.head(self.conn, entry.conversation, entry.seq)
     }
 
     fn member(&mut self, id: ConversationId, user: &UserId) -> Result<Option<&mut Member>, StoreError> {
-        let conn = self.conn;
-        match self.members.entry((id, user.clone())) {
-            btree_map::Entry::Occupied(member) => Ok(member.into_mut().as_mut()),
-            btree_map::Entry::Vacant(place) => Ok(place.insert(load_member(conn, id, user).map_err(views_error)?).as_mut()),
-        }
-    }
-
-    fn write_heads(&self) -> Applied {
-        let sql = "INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET head = excluded.head, head_n = excluded.head_n,
-            updated_at = excluded.updated_at, last_message = excluded.last_message, last_message_at = excluded.last_message_at,
-            participants = excluded.participants";
-        for (id, head) in &self.heads {
-            if head.head > 0 {
-                self.execute(
-                    sql,
-                    params![
-                        key(*id),
-                        head.head,
-                        head.head_n,
-                        head.updated_at,
-                        head.last_message,
-                        head.last_message_at,
-                        head.participants
-                    ],
-                )?;
-            }
-        }
-        Ok(())
-    }
-
-    fn write_members(&self) -> Applied {
-        let sql = "INSERT INTO members VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO UPDATE SET role = excluded.role,
-            joined_seq = excluded.joined_seq, joined_at = excluded.joined_at, left_seq = excluded.left_seq, delivered_seq = excluded.delivered_seq,
-            read_seq = excluded.read_seq, read_n = excluded.read_n, own = excluded.own";
-        for ((id, user), member) in &self.members {
-            if let Some(Member {
-                role,
-                joined_seq,
-                joined_at,
-                left_seq,
-                mark,
-            }) = member
-            {
-                self.execute(
-                    sql,
-                    params![
-                        key(*id),
-                        user.as_str(),
-                        *role as i64,
-                        joined_seq,
-                        joined_at,
-                        left_seq,
-                        mark.delivered_seq,
-                        mark.read_seq,
-                        mark.read_n,
-                        mark.own
-                    ],
-                )?;
-            }
-        }
-        Ok(())
+        self.hot.member(self.conn, id, user)
     }
 
     fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
-        self.conn
-            .prepare_cached(sql)
-            .and_then(|mut statement| statement.execute(params))
-            .map_err(views_error)
+        execute(self.conn, sql, params)
     }
 
     fn query<T>(&self, sql: &str, params: impl Params, read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>) -> Result<Option<T>, StoreError> {
@@ -530,10 +440,20 @@ impl<'c> Batch<'c> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        if !self.done && !self.conn.is_autocommit() {
-            let _ = self.conn.execute_batch("ROLLBACK"); // SQLite has done it already after some errors
+        if !self.done {
+            self.hot.clear(); // they have changes that are not in the file
+            if !self.conn.is_autocommit() {
+                let _ = self.conn.execute_batch("ROLLBACK"); // SQLite has done it already after some errors
+            }
         }
     }
+}
+
+/// Runs a statement that is prepared once per connection.
+pub(super) fn execute(conn: &Connection, sql: &str, params: impl Params) -> Result<usize, StoreError> {
+    conn.prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(params))
+        .map_err(views_error)
 }
 
 /// Delivered moves up only; the read part is taken whole unless it is older.
@@ -542,43 +462,6 @@ fn merge(mark: &mut MarkChange, change: &MarkChange) {
     if change.read_seq >= mark.read_seq {
         (mark.read_seq, mark.read_n, mark.own) = (change.read_seq, change.read_n, change.own);
     }
-}
-
-fn load_head(conn: &Connection, id: ConversationId) -> rusqlite::Result<Option<Head>> {
-    let mut select =
-        conn.prepare_cached("SELECT head, head_n, updated_at, last_message, last_message_at, participants FROM heads WHERE conversation = ?1")?;
-    let head = select.query_row([key(id)], |row| {
-        Ok(Head {
-            head: row.get(0)?,
-            head_n: row.get(1)?,
-            updated_at: row.get(2)?,
-            last_message: row.get(3)?,
-            last_message_at: row.get(4)?,
-            participants: row.get(5)?,
-        })
-    });
-    head.optional()
-}
-
-fn load_member(conn: &Connection, id: ConversationId, user: &UserId) -> rusqlite::Result<Option<Member>> {
-    let mut select = conn.prepare_cached(
-        "SELECT role, joined_seq, joined_at, left_seq, delivered_seq, read_seq, read_n, own FROM members WHERE conversation = ?1 AND user = ?2",
-    )?;
-    let member = select.query_row((key(id), user.as_str()), |row| {
-        Ok(Member {
-            role: role(row.get(0)?),
-            joined_seq: row.get(1)?,
-            joined_at: row.get(2)?,
-            left_seq: row.get(3)?,
-            mark: MarkChange {
-                delivered_seq: row.get(4)?,
-                read_seq: row.get(5)?,
-                read_n: row.get(6)?,
-                own: row.get(7)?,
-            },
-        })
-    });
-    member.optional()
 }
 
 /// A role from its number in a column.

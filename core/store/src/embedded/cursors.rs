@@ -31,14 +31,14 @@ impl EmbeddedStore {
 
 impl Shared {
     fn write<T>(&self, write: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let writer = self.writer.lock();
+        let mut writer = self.writer.lock();
         let conn = writer.connection()?;
         let written = conn.unchecked_transaction().and_then(|transaction| {
             let written = write(&transaction)?;
             transaction.commit()?;
             Ok(written)
         });
-        written.map_err(log_error)
+        written.map_err(|error| writer.refused(error))
     }
 }
 

@@ -119,11 +119,12 @@ impl Writer {
     /// Rewrites rows in place, in one transaction.
     pub(super) fn rewrite(&mut self, rows: &[(Pos, Entry)]) -> Result<(), StoreError> {
         self.connection()?;
-        let written = rewrite(&self.conn, &mut self.encoder, rows);
-        written.map_err(|error| match self.rolled_back(error) {
-            AppendError::Fenced => StoreError::Unavailable(LOG_FILE.to_string()),
-            AppendError::Full(text) | AppendError::Unavailable(text) | AppendError::Failed(text) => StoreError::Unavailable(text),
-        })
+        rewrite(&self.conn, &mut self.encoder, rows).map_err(|error| self.refused(error))
+    }
+
+    /// What an error in a transaction means that is no append: after a failed sync nothing is written either.
+    pub(super) fn refused(&mut self, error: rusqlite::Error) -> StoreError {
+        StoreError::Unavailable(self.rolled_back(error).to_string())
     }
 
     /// Whether it is time for a checkpoint of more than `pages`; says so once.

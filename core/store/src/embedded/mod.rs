@@ -15,6 +15,7 @@ mod apply;
 mod checkpoint;
 mod cursors;
 mod erase;
+mod hot;
 mod log;
 mod readers;
 mod row;
@@ -48,6 +49,8 @@ use crate::{AppendError, Durability, Log, StoreError, Tail};
 
 /// Entries that are committed and not yet in the views, in bytes; beyond it `append` waits.
 pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long an append waits for room in that backlog before it gives up, having written nothing.
+pub const BACKLOG_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Reads that run at the same time, each with a connection of its own; more wait.
 pub const READERS_MAX: usize = 8;
 /// How long entries gather before they are put into the views, unless a read wants them.
@@ -61,6 +64,8 @@ const LOCK_FILE: &str = "lock";
 pub struct EmbeddedOptions {
     /// See [`BACKLOG_BYTES_MAX`].
     pub backlog_bytes_max: usize,
+    /// See [`BACKLOG_WAIT_MAX`].
+    pub backlog_wait_max: Duration,
     /// See [`READERS_MAX`].
     pub readers_max: usize,
     /// See [`APPLY_INTERVAL`].
@@ -73,6 +78,7 @@ impl Default for EmbeddedOptions {
     fn default() -> EmbeddedOptions {
         EmbeddedOptions {
             backlog_bytes_max: BACKLOG_BYTES_MAX,
+            backlog_wait_max: BACKLOG_WAIT_MAX,
             readers_max: READERS_MAX,
             apply_interval: APPLY_INTERVAL,
             log_bytes_max: None,
@@ -136,7 +142,7 @@ impl EmbeddedStore {
             readers: Readers::new(dir.to_path_buf(), options.readers_max),
             writer: Mutex::new(writer),
             views: Mutex::new(views),
-            backlog: Backlog::new(applied, tail.pos, options.backlog_bytes_max),
+            backlog: Backlog::new(applied, tail.pos, options.backlog_bytes_max, options.backlog_wait_max),
             bell: Bell::default(),
             _lock: lock,
             _temporary: temporary,

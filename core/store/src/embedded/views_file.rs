@@ -6,7 +6,9 @@ use haggle_model::{MessageId, Pos};
 use rusqlite::{Connection, OptionalExtension};
 
 use super::{
+    apply::Batch,
     checkpoint::wal_checkpoint,
+    hot::HotRows,
     schema::{self, LOG_FILE, VIEWS_FILE, key, sql_error},
 };
 use crate::{StoreError, Tail};
@@ -16,6 +18,7 @@ pub(super) struct ViewsFile {
     dir: PathBuf,
     /// Absent after an error on opening it; tried again with the next use.
     conn: Option<Connection>,
+    hot: HotRows,
 }
 
 impl ViewsFile {
@@ -25,6 +28,7 @@ impl ViewsFile {
         let mut views = ViewsFile {
             dir: dir.to_path_buf(),
             conn: None,
+            hot: HotRows::default(),
         };
         if dir.join(VIEWS_FILE).exists() {
             match views.applied_of(tail) {
@@ -44,14 +48,21 @@ impl ViewsFile {
         Ok(self.conn.as_ref().expect("just opened"))
     }
 
+    /// Begins a transaction of entries.
+    pub(super) fn batch(&mut self) -> Result<Batch<'_>, StoreError> {
+        self.connection()?;
+        Batch::begin(self.conn.as_ref().expect("just opened"), &mut self.hot)
+    }
+
     /// Closes the file; the next use opens it again.
     pub(super) fn close(&mut self) {
         self.conn = None;
+        self.hot.clear();
     }
 
     /// Puts empty views in the place of these. No reader has the file open.
     pub(super) fn start_over(&mut self) -> Result<(), StoreError> {
-        self.conn = None;
+        self.close();
         self.conn = Some(attach(schema::create_views(&self.dir)?, &self.dir)?);
         Ok(())
     }

@@ -18,7 +18,7 @@ pub struct Random(pub u64);
 
 impl Random {
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -28,7 +28,7 @@ impl Random {
 
     /// A number below `end` (at least 1).
     pub fn below(&mut self, end: usize) -> usize {
-        (self.next() % end.max(1) as u64) as usize
+        (self.number() % end.max(1) as u64) as usize
     }
 
     /// True once in `n` times.
@@ -143,7 +143,7 @@ impl History {
         } else {
             Vec::new()
         };
-        let digest = self.random.next();
+        let digest = self.random.number();
         Arc::new(Entry {
             at: self.at,
             actor: Some(actor.clone()),
@@ -332,7 +332,7 @@ impl History {
                 effects.outgoing.push(OutgoingItem {
                     to: Address::Personal(actor.clone()),
                     what: Outgoing::Personal(Event::MembershipStarted(id)),
-                    by: None,
+                    origin: Vec::new(),
                 });
             }
         }

@@ -4,11 +4,15 @@ use std::path::Path;
 
 use super::*;
 use crate::{
-    embedded::schema::{LOG_FILE, VIEWS_FILE},
+    embedded::{
+        acked::ACKED_FILE,
+        schema::{LOG_FILE, VIEWS_FILE},
+    },
     suite::Random,
 };
 
 const MESSAGES: u64 = 400;
+const BATCH: u64 = 5;
 const WAL_FILE: &str = "log.db-wal";
 
 /// The files of a store with messages as a killed process leaves them: most of the log is in the write-ahead log.
@@ -16,7 +20,7 @@ fn killed_store() -> tempfile::TempDir {
     let original = tempfile::tempdir().unwrap();
     let copied = tempfile::tempdir().unwrap();
     let store = open(original.path()).unwrap();
-    run(fill(&store, MESSAGES, 5));
+    run(fill(&store, MESSAGES, BATCH));
     run(store.head(ID)).unwrap();
     copy(original.path(), copied.path());
     copied
@@ -69,6 +73,35 @@ fn a_truncated_write_ahead_log_is_reported() {
             "{cut} bytes of acknowledged entries were cut and not missed"
         );
     }
+}
+
+/// A power cut: any part of what was not yet synced may be missing, and the witness may be old. What is left is a whole number
+/// of batches, exactly as written.
+#[test]
+fn a_torn_tail_opens_as_whole_batches() {
+    let killed = killed_store();
+    std::fs::remove_file(killed.path().join(ACKED_FILE)).unwrap();
+    let length = std::fs::metadata(killed.path().join(WAL_FILE)).unwrap().len() as usize;
+    let mut random = Random(6);
+    let mut shortest = MESSAGES;
+    for round in 0..60 {
+        let dir = tempfile::tempdir().unwrap();
+        copy(killed.path(), dir.path());
+        let from = length - 1 - random.below(length / 2);
+        change(dir.path(), WAL_FILE, |bytes| match round % 3 {
+            0 => bytes.truncate(from),
+            1 => bytes[from..].fill(0),
+            _ => bytes[from..].iter_mut().for_each(|byte| *byte = random.number() as u8),
+        });
+        let store = open(dir.path()).unwrap();
+        let stored = run(store.tail(Shard(0))).unwrap().ts;
+        assert_eq!(stored % BATCH, 0, "half a batch is there");
+        run(check_messages(&store, stored));
+        run(fill(&store, stored + 10, BATCH));
+        run(check_messages(&store, stored + 10));
+        shortest = shortest.min(stored);
+    }
+    assert!(shortest < MESSAGES, "nothing was torn");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Directories, locks, checkpoints.
 
+use std::time::Duration;
+
 use super::*;
 
 #[test]
@@ -46,6 +48,7 @@ fn append_waits_for_the_applier() {
     let dir = tempfile::tempdir().unwrap();
     let options = EmbeddedOptions {
         backlog_bytes_max: 64 * 1024,
+        backlog_wait_max: Duration::from_millis(300),
         ..EmbeddedOptions::default()
     };
     let store = EmbeddedStore::open(dir.path(), options).unwrap();
