@@ -159,9 +159,12 @@ pub struct EditBody<'a> {
     pub client_message_id: Option<String>,
 }
 
+/// New text, new metadata, the client's own id of the request.
+pub type EditParts = (Option<String>, Option<String>, Option<String>);
+
 impl EditBody<'_> {
     /// New text and metadata, at least one of them.
-    pub fn into_parts(self) -> Result<(Option<String>, Option<String>, Option<String>), DecodeError> {
+    pub fn into_parts(self) -> Result<EditParts, DecodeError> {
         if self.content.is_none() && self.metadata.is_none() {
             return Err(DecodeError::new("/content", "nothing to change: give content or metadata"));
         }
@@ -399,7 +402,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_ignored_and_known_ones_kept_as_they_are() {
-        let body = "{\"content\":\"<b>\u{202e}\u{200b}\\u001b[31m\u{1f600}\",\"senderId\":\"eve\",\"seq\":7,\"readBy\":{},\"metadata\":{\"a\": 1.50}}";
+        let body =
+            "{\"content\":\"<b>\u{202e}\u{200b}\\u001b[31m\u{1f600}\",\"senderId\":\"eve\",\"seq\":7,\"readBy\":{},\"metadata\":{\"a\": 1.50}}";
         let (message, client_id) = parse::<MessageBody<'_>>(body.as_bytes())
             .and_then(MessageBody::into_message)
             .expect("valid");

@@ -75,7 +75,10 @@ pub fn title_of(code: &str) -> Option<&'static str> {
 
 /// What goes to the client instead of a result. Rendered by the outermost layer, which knows the request's id.
 #[derive(Clone, Debug)]
-pub struct Problem {
+pub struct Problem(Box<Facts>);
+
+#[derive(Clone, Debug)]
+struct Facts {
     status: StatusCode,
     code: Cow<'static, str>,
     detail: String,
@@ -126,7 +129,7 @@ pub struct ProblemBody<'a> {
 impl Problem {
     /// A problem with a code and a sentence.
     pub fn new(code: ErrorCode, detail: impl Into<String>) -> Problem {
-        Problem {
+        Problem(Box::new(Facts {
             status: status_of(code),
             code: code.as_str().into(),
             detail: detail.into(),
@@ -137,7 +140,7 @@ impl Problem {
                 ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::ReadOnly
             )
             .then_some(Duration::from_secs(1)),
-        }
+        }))
     }
 
     /// It is not there, or not for this user.
@@ -152,40 +155,38 @@ impl Problem {
 
     /// A problem that only HTTP knows.
     pub fn of_http(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem {
-            status,
-            code: code.into(),
-            ..Problem::new(ErrorCode::BadRequest, detail)
-        }
+        let mut problem = Problem::new(ErrorCode::BadRequest, detail);
+        (problem.0.status, problem.0.code) = (status, code.into());
+        problem
     }
 
     /// The stable code.
     pub fn code(&self) -> &str {
-        &self.code
+        &self.0.code
     }
 
     /// The answer: head and body, naming the request.
     pub fn render(&self, request_id: &str) -> Response {
         let body = ProblemBody {
-            kind: format!("/problems/{}", self.code),
-            title: title_of(&self.code).unwrap_or_default(),
-            status: self.status.as_u16(),
-            detail: &self.detail,
+            kind: format!("/problems/{}", self.0.code),
+            title: title_of(&self.0.code).unwrap_or_default(),
+            status: self.0.status.as_u16(),
+            detail: &self.0.detail,
             instance: request_id,
-            code: &self.code,
-            errors: &self.errors,
-            plugin: self.plugin.as_ref().map(|(plugin, _)| plugin.as_str()),
-            plugin_code: self.plugin.as_ref().map(|(_, code)| code.as_str()),
+            code: &self.0.code,
+            errors: &self.0.errors,
+            plugin: self.0.plugin.as_ref().map(|(plugin, _)| plugin.as_str()),
+            plugin_code: self.0.plugin.as_ref().map(|(_, code)| code.as_str()),
         };
         let bytes = serde_json::to_vec(&body).expect("plain fields");
         let mut response = Response::new(Body::from(bytes));
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(after) = self.retry_after {
+        if let Some(after) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -200,7 +201,7 @@ fn seconds_up(duration: Duration) -> u64 {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.0.status;
         response.extensions_mut().insert(self);
         response
     }
@@ -211,22 +212,22 @@ impl From<Refusal> for Problem {
         let mut problem = Problem::new(refusal.code, &*refusal.message);
         if refusal.code == ErrorCode::Internal {
             tracing::error!(error = %refusal.message, "a request failed");
-            problem.detail = "the server made a mistake; its log has more under this request's id".into();
+            problem.0.detail = "the server made a mistake; its log has more under this request's id".into();
         }
         if let Some(field) = refusal.field {
             let pointer = if field.starts_with('/') { field.to_owned() } else { format!("/{field}") };
-            problem.errors.push(FieldProblem {
+            problem.0.errors.push(FieldProblem {
                 pointer,
-                message: problem.detail.clone(),
+                message: problem.0.detail.clone(),
             });
         }
         if let Some(plugin) = refusal.plugin.as_deref() {
             if refusal.code == ErrorCode::PluginRejected {
-                problem.status = status_of_plugin(&plugin.1);
+                problem.0.status = status_of_plugin(&plugin.1);
             }
-            problem.plugin = Some(plugin.clone());
+            problem.0.plugin = Some(plugin.clone());
         }
-        problem.retry_after = refusal.retry_after.or(problem.retry_after);
+        problem.0.retry_after = refusal.retry_after.or(problem.0.retry_after);
         problem
     }
 }
@@ -241,9 +242,9 @@ impl From<DecodeError> for Problem {
     fn from(error: DecodeError) -> Problem {
         let mut problem = Problem::new(ErrorCode::BadRequest, error.to_string());
         if error.pointer.is_empty() {
-            problem.detail = error.message;
+            problem.0.detail = error.message;
         } else {
-            problem.errors.push(FieldProblem {
+            problem.0.errors.push(FieldProblem {
                 pointer: error.pointer,
                 message: error.message,
             });
@@ -304,14 +305,14 @@ mod tests {
     #[test]
     fn a_plugin_is_named_and_its_code_may_choose_the_status() {
         let rejected = |code: &str| Problem::from(Refusal::new(ErrorCode::PluginRejected, "no").by_plugin("offers", code));
-        assert_eq!(rejected("forbidden").status, StatusCode::FORBIDDEN);
-        assert_eq!(rejected("too_cheap").status, StatusCode::UNPROCESSABLE_ENTITY);
-        assert_eq!(rejected("too_cheap").plugin, Some(("offers".into(), "too_cheap".into())));
+        assert_eq!(rejected("forbidden").0.status, StatusCode::FORBIDDEN);
+        assert_eq!(rejected("too_cheap").0.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(rejected("too_cheap").0.plugin, Some(("offers".into(), "too_cheap".into())));
     }
 
     #[test]
     fn internal_errors_tell_nothing_of_the_inside() {
         let problem = Problem::from(Refusal::new(ErrorCode::Internal, "sqlite: /var/lib/haggle/log.db is malformed"));
-        assert!(!problem.detail.contains("sqlite"));
+        assert!(!problem.0.detail.contains("sqlite"));
     }
 }
