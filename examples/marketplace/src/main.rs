@@ -1,28 +1,35 @@
 //! A buyer and a seller: the whole story over the public interfaces, each step asserted.
 //!
-//! ```text
-//! marketplace ADDRESS BUYER_TOKEN SELLER_TOKEN ADMIN_TOKEN
-//! ```
-//! `cargo xtask test` starts a server, makes the tokens with `haggle token`, and runs this.
+//! Without arguments it starts a server of its own: the binary `$HAGGLE_BIN` (default `target/debug/haggle`) with the plugins in
+//! `$HAGGLE_PLUGINS` (default `target/plugins`). Against a running one: `marketplace ADDRESS BUYER_TOKEN SELLER_TOKEN ADMIN_TOKEN`.
+
+use std::{env, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use haggle_example_client::{Rest, Socket};
+use haggle_example_client::{Rest, Server, Socket};
 use serde_json::{Value, json};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, buyer, seller, admin] = args.as_slice() else {
-        anyhow::bail!("usage: marketplace ADDRESS BUYER_TOKEN SELLER_TOKEN ADMIN_TOKEN");
-    };
-    let story = Story {
-        address: address.clone(),
-        buyer_token: buyer.clone(),
-        buyer: Rest::new(address, Some(buyer)),
-        seller: Rest::new(address, Some(seller)),
-        admin: Rest::new(address, Some(admin)),
-    };
-    story.play().await
+    let args: Vec<String> = env::args().skip(1).collect();
+    match args.as_slice() {
+        [] => with_a_server_of_its_own().await,
+        [address, buyer, seller, admin] => Story::new(address, buyer, seller, admin).play().await,
+        _ => anyhow::bail!("usage: marketplace [ADDRESS BUYER_TOKEN SELLER_TOKEN ADMIN_TOKEN]"),
+    }
+}
+
+async fn with_a_server_of_its_own() -> Result<()> {
+    let path = |name: &str, default: &str| PathBuf::from(env::var_os(name).unwrap_or_else(|| default.into()));
+    let data = tempfile::tempdir()?;
+    let (binary, plugins) = (path("HAGGLE_BIN", "target/debug/haggle"), path("HAGGLE_PLUGINS", "target/plugins"));
+    let server = Server::start(&binary, data.path(), &plugins, &[]).await?;
+    let (buyer, seller) = (server.token("ann", &[]).await?, server.token("bob", &[]).await?);
+    let admin = server.token("root", &["--role", "admin"]).await?;
+    Story::new(&server.clients, &buyer, &seller, &admin).play().await?;
+    let ended = server.stop().await?;
+    ensure!(ended.success(), "the server drains and ends well: {ended}");
+    Ok(())
 }
 
 struct Story {
@@ -42,6 +49,16 @@ fn id_of(value: &Value) -> Result<String> {
 }
 
 impl Story {
+    fn new(address: &str, buyer: &str, seller: &str, admin: &str) -> Story {
+        Story {
+            address: address.to_owned(),
+            buyer_token: buyer.to_owned(),
+            buyer: Rest::new(address, Some(buyer)),
+            seller: Rest::new(address, Some(seller)),
+            admin: Rest::new(address, Some(admin)),
+        }
+    }
+
     async fn play(&self) -> Result<()> {
         let (buyer_id, seller_id) = self.profiles().await?;
         let conversation = self.conversation(&buyer_id, &seller_id).await?;
@@ -103,7 +120,7 @@ impl Story {
         ensure!(unknown.code() == "plugin_rejected", "{unknown:?}");
         let accept = json!({"messageId": offer["id"]});
         let command = format!("/api/conversations/{conversation}/commands/offer.accept");
-        let own = self.seller.post(&command, json!({"data": accept})).await?;
+        let own = self.seller.post(&command, accept.clone()).await?;
         ensure!(own.code() == "plugin_rejected", "only the addressee accepts: {own:?}");
         buyer.request(json!({"t": "call", "n": "offer.accept", "c": conversation, "d": accept})).await?;
         let edited = buyer.event("message.edited").await?;
@@ -122,7 +139,7 @@ impl Story {
         let taken = self.buyer.post(&path, request).await?;
         ensure!(taken.code() == "plugin_rejected", "the slot is taken: {taken:?}");
         let command = format!("/api/conversations/{conversation}/commands/booking.confirm");
-        self.seller.post(&command, json!({"data": {"messageId": booking["id"]}})).await?.ok()?;
+        self.seller.post(&command, json!({"messageId": booking["id"]})).await?.ok()?;
         let edited = buyer.event("message.edited").await?;
         ensure!(edited["d"]["metadata"]["status"] == "confirmed", "{edited}");
         Ok(())

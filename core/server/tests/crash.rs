@@ -1,0 +1,181 @@
+//! What is acknowledged survives: kill -9 under load, twenty times over one data directory.
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use haggle_example_client::{Rest, Server, Socket};
+use serde_json::json;
+use support::{World, direct, rest};
+
+const ROUNDS: usize = 20;
+const WRITERS: usize = 16;
+/// How long a start may take until it serves.
+const SERVING_MAX: Duration = Duration::from_secs(2);
+
+/// What writers know: acknowledged client id -> (message id, seq), per conversation.
+type Acked = Arc<Mutex<HashMap<String, HashMap<String, (String, u64)>>>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_is_lost_by_twenty_kills() {
+    let world = World { args: vec!["--config", config()], ..World::new() };
+    let acked = Acked::default();
+    for round in 0..ROUNDS {
+        let started = Instant::now();
+        let server = world.start().await;
+        assert!(started.elapsed() < SERVING_MAX + Duration::from_secs(3), "round {round}: serving after {:?}", started.elapsed());
+        let mut writers = Vec::new();
+        for writer in 0..WRITERS {
+            let (server_at, token) = (server.clients.clone(), server.token(&format!("writer-{writer}"), &[]).await.unwrap());
+            writers.push(tokio::spawn(write(server_at, token, round, writer, acked.clone())));
+        }
+        // Different moments in each round; the load runs meanwhile.
+        tokio::time::sleep(Duration::from_millis(120 + 37 * round as u64)).await;
+        server.kill().await.unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+    }
+    let server = world.start().await;
+    let total = check(&server, &acked.lock().unwrap().clone()).await;
+    assert!(total > ROUNDS * WRITERS, "there was load: {total} messages acknowledged");
+}
+
+/// Sends one message after the other until the server is gone, and repeats the one whose answer never came in the next round.
+async fn write(address: String, token: String, round: usize, writer: usize, acked: Acked) {
+    let rest = Rest::new(&address, Some(&token));
+    let Ok(answer) = rest.post("/api/conversations", json!({"participants": [format!("reader-{writer}")], "type": "direct"})).await else { return };
+    let conversation = answer.body["id"].as_str().unwrap_or_default().to_owned();
+    let Ok(mut socket) = Socket::connect(&address, &token, json!({})).await else { return };
+    for n in 0.. {
+        // The first id of a round is one of the round before: most likely acknowledged, perhaps not.
+        let key = if n == 0 && round > 0 { format!("{writer}-{}-1", round - 1) } else { format!("{writer}-{round}-{n}") };
+        let send = json!({"t": "send", "c": conversation, "k": key, "n": "text", "d": {"content": format!("message {key}")}});
+        let Ok(ack) = socket.request(send).await else { return };
+        let said = (ack["mid"].as_str().unwrap().to_owned(), ack["s"].as_u64().unwrap());
+        let mut acked = acked.lock().unwrap();
+        let before = acked.entry(conversation.clone()).or_default().insert(key.clone(), said.clone());
+        assert!(before.is_none_or(|before| before == said), "{key}: a retry got another answer");
+    }
+}
+
+async fn check(server: &Server, acked: &HashMap<String, HashMap<String, (String, u64)>>) -> usize {
+    for (conversation, messages) in acked {
+        let writer = messages.keys().next().unwrap().split('-').next().unwrap().to_owned();
+        let history = history(&rest(server, &format!("writer-{writer}")).await, conversation).await;
+        let mut seen: HashMap<&str, usize> = HashMap::new();
+        for (index, (seq, id, content)) in history.iter().enumerate() {
+            assert_eq!(*seq, index as u64 + 1, "dense");
+            if !content.is_empty() {
+                *seen.entry(content).or_default() += 1;
+                let key = content.trim_start_matches("message ");
+                assert!(messages.get(key).is_none_or(|acked| acked == &(id.clone(), *seq)), "{key} moved");
+            }
+        }
+        for key in messages.keys() {
+            assert_eq!(seen.get(format!("message {key}").as_str()), Some(&1), "{key} is there exactly once");
+        }
+    }
+    acked.values().map(HashMap::len).sum()
+}
+
+/// (seq, message id, content) of every event.
+async fn history(client: &Rest, conversation: &str) -> Vec<(u64, String, String)> {
+    let mut events = Vec::new();
+    loop {
+        let path = format!("/api/conversations/{conversation}/events?after={}&limit=100", events.len());
+        let page = client.get(&path).await.unwrap().ok().unwrap();
+        let page = page["events"].as_array().unwrap().clone();
+        if page.is_empty() {
+            return events;
+        }
+        for event in page {
+            let text = |name: &str| event["data"][name].as_str().unwrap_or_default().to_owned();
+            let created = event["name"] == "message.created";
+            events.push((event["seq"].as_u64().unwrap(), text("id"), if created { text("content") } else { String::new() }));
+        }
+    }
+}
+
+/// A configuration that does not limit the load.
+fn config() -> &'static str {
+    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/unlimited.toml")
+}
+
+#[tokio::test]
+async fn a_second_process_on_the_same_directory_is_refused() {
+    let world = World::new();
+    let server = world.start().await;
+    let second = Server::start(support::binary(), &world.data.path().join("data"), &world.plugins, &[]).await;
+    let error = second.err().expect("one process only").to_string();
+    assert!(error.contains("data_dir"), "names the setting: {error}");
+    assert!(server.stop().await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_drain_acknowledges_what_is_in_flight_and_ends_well() {
+    let world = World::new();
+    let server = world.start().await;
+    let ann = rest(&server, "ann").await;
+    let conversation = direct(&ann, "bob").await;
+    let mut socket = support::socket(&server, "ann").await;
+    let mut sent = Vec::new();
+    for n in 0..50 {
+        let frame = json!({"t": "send", "c": conversation, "k": format!("k{n}"), "n": "text", "d": {"content": n.to_string()}});
+        sent.push(socket.send(frame).await.unwrap());
+    }
+    let started = Instant::now();
+    let stopping = tokio::spawn(server.stop());
+    let (mut acked, mut bye) = (0, false);
+    while let Ok(frame) = socket.next().await {
+        acked += usize::from(frame["t"] == "ok");
+        bye |= frame["t"] == "bye";
+    }
+    assert!(stopping.await.unwrap().unwrap().success());
+    assert!(started.elapsed() < Duration::from_secs(10));
+    assert!(bye, "clients are told to come back");
+    let server = world.start().await;
+    let page = rest(&server, "ann").await.get(&format!("/api/conversations/{conversation}/messages?limit=100")).await.unwrap().ok().unwrap();
+    assert!(page["messages"].as_array().unwrap().len() >= acked, "{acked} acknowledged");
+}
+
+#[tokio::test]
+async fn deleted_text_is_in_no_file_after_erasing() {
+    let world = World { args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/erase-at-once.toml")], ..World::new() };
+    let server = world.start().await;
+    let ann = rest(&server, "ann").await;
+    let conversation = direct(&ann, "bob").await;
+    let secret = "correct-horse-battery-staple";
+    let sent = ann.post(&format!("/api/conversations/{conversation}/messages"), json!({"content": secret, "type": "text"})).await.unwrap().ok().unwrap();
+    let message = sent["id"].as_str().unwrap();
+    let edited = format!("{secret}, edited");
+    ann.put(&format!("/api/messages/{message}"), json!({"content": edited})).await.unwrap().ok().unwrap();
+    assert!(found(world.data.path(), secret), "the search can find it");
+    assert_eq!(ann.delete(&format!("/api/messages/{message}")).await.unwrap().status, 204);
+    for path in ["messages", "events?after=0"] {
+        let page = ann.get(&format!("/api/conversations/{conversation}/{path}")).await.unwrap();
+        assert!(!page.body.to_string().contains(secret), "{path} shows it at once no more");
+    }
+    for _ in 0..100 {
+        if !found(world.data.path(), secret) {
+            return assert!(server.stop().await.unwrap().success());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the text still stands in a file");
+}
+
+fn found(dir: &std::path::Path, text: &str) -> bool {
+    std::fs::read_dir(dir).unwrap().flatten().any(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            return found(&path, text);
+        }
+        // A file may go between the listing and the reading.
+        std::fs::read(&path).is_ok_and(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+    })
+}

@@ -1,0 +1,51 @@
+//! The real binary, spoken to as clients do.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::path::{Path, PathBuf};
+
+use haggle_example_client::{Rest, Server, Socket};
+use serde_json::json;
+
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_haggle"))
+}
+
+/// The first-party plugins as wasm, where `cargo xtask test` has built them.
+pub fn plugins() -> Option<PathBuf> {
+    let dir = std::env::var_os("HAGGLE_PLUGINS").map(PathBuf::from)?;
+    dir.is_dir().then_some(dir)
+}
+
+pub struct World {
+    pub data: tempfile::TempDir,
+    pub plugins: PathBuf,
+    pub args: Vec<&'static str>,
+}
+
+impl World {
+    /// Without plugins.
+    pub fn new() -> World {
+        let data = tempfile::tempdir().unwrap();
+        let plugins = data.path().join("no-plugins");
+        std::fs::create_dir(&plugins).unwrap();
+        World { data, plugins, args: Vec::new() }
+    }
+
+    pub async fn start(&self) -> Server {
+        Server::start(binary(), &self.data.path().join("data"), &self.plugins, &self.args).await.unwrap()
+    }
+}
+
+pub async fn rest(server: &Server, user: &str) -> Rest {
+    Rest::new(&server.clients, Some(&server.token(user, &[]).await.unwrap()))
+}
+
+pub async fn socket(server: &Server, user: &str) -> Socket {
+    Socket::connect(&server.clients, &server.token(user, &[]).await.unwrap(), json!({})).await.unwrap()
+}
+
+/// The direct conversation of two users.
+pub async fn direct(client: &Rest, other: &str) -> String {
+    let answer = client.post("/api/conversations", json!({"participants": [other], "type": "direct"})).await.unwrap();
+    answer.ok().unwrap()["id"].as_str().unwrap().to_owned()
+}
