@@ -21,6 +21,7 @@ pub const JWKS_FETCHES: &str = "haggle_auth_jwks_fetches_total";
 
 /// Describes every metric of this module and registers it at 0, so that a dashboard can tell "none" from "not there".
 pub fn describe() {
+    crate::ws::metrics::describe();
     describe_counter!(HTTP_REQUESTS, Unit::Count, "Requests answered, by method, route and class of status");
     describe_histogram!(
         HTTP_REQUEST_DURATION,
