@@ -13,7 +13,11 @@ use crate::{
 /// Whose tokens are believed.
 pub fn config(settings: &Settings) -> Result<AuthConfig, Failure> {
     let auth = &settings.auth;
-    let mut secrets: Vec<Vec<u8>> = std::iter::once(&auth.secret).chain(&auth.old_secrets).filter(|s| !s.is_empty()).map(|s| s.clone().into_bytes()).collect();
+    let mut secrets: Vec<Vec<u8>> = std::iter::once(&auth.secret)
+        .chain(&auth.old_secrets)
+        .filter(|s| !s.is_empty())
+        .map(|s| s.clone().into_bytes())
+        .collect();
     if auth.dev {
         secrets.push(dev_key::read_or_make(&settings.server.data_dir)?.into_bytes());
     }
@@ -56,7 +60,8 @@ fn jwks(auth: &Auth) -> Result<Option<Jwks>, Failure> {
 }
 
 fn read(path: &Path, key: &str) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| Failure::usage(format!("{key} = \"{}\": {error}", path.display())).hint(format!("set {key} to a file that can be read")))
+    std::fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("{key} = \"{}\": {error}", path.display())).hint(format!("set {key} to a file that can be read")))
 }
 
 #[cfg(test)]
@@ -85,12 +90,20 @@ mod tests {
     fn dev_makes_its_key() {
         let (_dir, settings) = settings(|s| s.auth.dev = true);
         let secrets = config(&settings).expect("valid").secrets;
-        assert_eq!(secrets, [dev_key::read(&settings.server.data_dir).expect("readable").expect("made").into_bytes()]);
+        assert_eq!(
+            secrets,
+            [dev_key::read(&settings.server.data_dir).expect("readable").expect("made").into_bytes()]
+        );
     }
 
     #[test]
     fn a_missing_file_names_its_key() {
         let (_dir, settings) = settings(|s| s.auth.public_key = "/nowhere/key.pem".into());
-        assert!(config(&settings).expect_err("missing").message.starts_with("auth.public_key = \"/nowhere/key.pem\""));
+        assert!(
+            config(&settings)
+                .expect_err("missing")
+                .message
+                .starts_with("auth.public_key = \"/nowhere/key.pem\"")
+        );
     }
 }

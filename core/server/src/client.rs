@@ -69,13 +69,23 @@ impl AdminClient {
         }
         let response = sender.send_request(request.body(Full::new(Bytes::from(body)))?).await?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}"))?
+            .to_bytes();
         connection.abort();
-        Ok(Answer { status, body: String::from_utf8_lossy(&body).into_owned() })
+        Ok(Answer {
+            status,
+            body: String::from_utf8_lossy(&body).into_owned(),
+        })
     }
 
     fn unreachable(&self, error: String) -> Failure {
-        Failure::new(Kind::Unreachable, format!("no answer from the operators listener at {}: {error}", self.address))
-            .hint("start the server, or give its server.admin address by --admin")
+        Failure::new(
+            Kind::Unreachable,
+            format!("no answer from the operators listener at {}: {error}", self.address),
+        )
+        .hint("start the server, or give its server.admin address by --admin")
     }
 }

@@ -57,7 +57,8 @@ fn write_private(data_dir: &Path, key: &str) -> std::io::Result<()> {
 }
 
 fn unreadable(data_dir: &Path, error: &std::io::Error) -> Failure {
-    Failure::new(Kind::DataDir, format!("{}: {error}", path(data_dir).display())).hint("make server.data_dir (--data) a directory that this user may write")
+    Failure::new(Kind::DataDir, format!("{}: {error}", path(data_dir).display()))
+        .hint("make server.data_dir (--data) a directory that this user may write")
 }
 
 #[cfg(test)]

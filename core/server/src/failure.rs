@@ -31,7 +31,11 @@ pub struct Failure {
 impl Failure {
     /// A failure without advice.
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure { kind, message: message.into(), hint: None }
+        Failure {
+            kind,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// The configuration or the command line is wrong.

@@ -15,6 +15,12 @@ pub fn install(log: &Log) {
         LogFormat::Json => false,
         LogFormat::Auto => std::io::stdout().is_terminal(),
     };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(std::io::stdout().is_terminal());
-    let _ = if pretty { builder.compact().try_init() } else { builder.json().flatten_event(true).with_current_span(false).try_init() };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stdout().is_terminal());
+    let _ = if pretty {
+        builder.compact().try_init()
+    } else {
+        builder.json().flatten_event(true).with_current_span(false).try_init()
+    };
 }

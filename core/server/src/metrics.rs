@@ -20,7 +20,9 @@ const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 const COMMIT_SECONDS: [f64; 12] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5];
 
 /// A call of a plugin: a reused instance to its deadline.
-const PLUGIN_SECONDS: [f64; 13] = [0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.02, 0.05, 0.25, 1.0];
+const PLUGIN_SECONDS: [f64; 13] = [
+    0.000_002, 0.000_005, 0.000_01, 0.000_02, 0.000_05, 0.000_1, 0.000_25, 0.001, 0.005, 0.02, 0.05, 0.25, 1.0,
+];
 
 /// How many at once.
 const COUNTS: [f64; 11] = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 5_000.0];
@@ -50,7 +52,9 @@ fn builder() -> PrometheusBuilder {
     ];
     let builder = PrometheusBuilder::new().with_recommended_naming(true);
     families.into_iter().fold(builder, |builder, (matcher, buckets)| {
-        builder.set_buckets_for_metric(matcher, buckets).expect("every list of buckets has entries")
+        builder
+            .set_buckets_for_metric(matcher, buckets)
+            .expect("every list of buckets has entries")
     })
 }
 
@@ -86,7 +90,9 @@ pub fn sample() {
 }
 
 fn resident_bytes() -> f64 {
-    let pages = fs::read_to_string("/proc/self/statm").ok().and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
+    let pages = fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|statm| statm.split_whitespace().nth(1)?.parse::<u64>().ok());
     (pages.unwrap_or(0) * rustix::param::page_size() as u64) as f64
 }
 
@@ -119,10 +125,18 @@ mod tests {
             runtime.block_on(async { sample() });
         });
         let page = handle.render();
-        for name in ["haggle_build_info{", "process_open_fds ", "process_cpu_seconds_total ", "haggle_runtime_workers 1"] {
+        for name in [
+            "haggle_build_info{",
+            "process_open_fds ",
+            "process_cpu_seconds_total ",
+            "haggle_runtime_workers 1",
+        ] {
             assert!(page.contains(name), "{name} is missing in\n{page}");
         }
-        let resident = page.lines().find_map(|line| line.strip_prefix("process_resident_memory_bytes ")).expect("resident memory");
+        let resident = page
+            .lines()
+            .find_map(|line| line.strip_prefix("process_resident_memory_bytes "))
+            .expect("resident memory");
         assert!(resident.parse::<f64>().expect("a number") > 100_000.0);
     }
 

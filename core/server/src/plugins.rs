@@ -23,7 +23,9 @@ pub struct Plugins {
 impl Plugins {
     /// Starts the host; a plugin that does not load keeps nobody from starting.
     pub async fn start(settings: &Settings) -> Result<Plugins, Failure> {
-        let host = PluginHost::start(options(settings)?).await.map_err(|error| Failure::failed(error.to_string()).hint("set server.plugins_dir (--plugins DIR)"))?;
+        let host = PluginHost::start(options(settings)?)
+            .await
+            .map_err(|error| Failure::failed(error.to_string()).hint("set server.plugins_dir (--plugins DIR)"))?;
         if settings.plugins.watch {
             // The task ends with the host.
             drop(host.watch());
@@ -44,7 +46,10 @@ impl Plugins {
     /// How many run and which do not load.
     pub fn summary(&self) -> Value {
         let list = self.host.list();
-        let errors: BTreeMap<&str, &str> = list.iter().filter_map(|plugin| Some((plugin.id.as_str(), plugin.error.as_deref()?))).collect();
+        let errors: BTreeMap<&str, &str> = list
+            .iter()
+            .filter_map(|plugin| Some((plugin.id.as_str(), plugin.error.as_deref()?)))
+            .collect();
         json!({ "active": list.iter().filter(|plugin| plugin.active).count(), "errors": errors })
     }
 
@@ -71,7 +76,10 @@ fn shown(plugin: &PluginStatus) -> Value {
     let mut shown = json!({ "id": plugin.id, "state": if plugin.active { "active" } else { "failed" }, "error": plugin.error });
     if let Some(running) = &plugin.running {
         let running = serde_json::to_value(running).expect("a list of names and numbers is JSON");
-        shown.as_object_mut().expect("made above").extend(running.as_object().cloned().unwrap_or_default());
+        shown
+            .as_object_mut()
+            .expect("made above")
+            .extend(running.as_object().cloned().unwrap_or_default());
     }
     shown
 }
@@ -79,7 +87,11 @@ fn shown(plugin: &PluginStatus) -> Value {
 /// What a load of these files would say; fails when it would fail.
 pub fn check(path: &Path, settings: &Settings) -> Result<String, Failure> {
     let report = haggle_host::check(path, options(settings)?).map_err(|error| Failure::failed(error.to_string()))?;
-    if report.is_ok() { Ok(report.to_string()) } else { Err(Failure::failed(report.to_string()).hint("docs/WRITING-PLUGINS.md explains manifests and grants")) }
+    if report.is_ok() {
+        Ok(report.to_string())
+    } else {
+        Err(Failure::failed(report.to_string()).hint("docs/WRITING-PLUGINS.md explains manifests and grants"))
+    }
 }
 
 /// `[plugins]` as the host takes it.
@@ -101,7 +113,11 @@ fn options(settings: &Settings) -> Result<HostOptions, Failure> {
         log_line_bytes_max: plugins.log_line_bytes_max,
         pooling: plugins.pooling,
     };
-    options.config = plugins.config.iter().map(|(id, values)| (id.clone(), values.iter().map(json_pair).collect())).collect();
+    options.config = plugins
+        .config
+        .iter()
+        .map(|(id, values)| (id.clone(), values.iter().map(json_pair).collect()))
+        .collect();
     options.dev = plugins.watch;
     Ok(options)
 }
@@ -114,7 +130,9 @@ fn policy(settings: &Settings) -> Result<Policy, Failure> {
     let by_plugin = settings.plugins.grants_by_plugin.iter();
     Ok(Policy {
         allow: capabilities("plugins.grants", &settings.plugins.grants)?,
-        plugins: by_plugin.map(|(id, names)| Ok((id.clone(), capabilities(&format!("plugins.grants_by_plugin.{id}"), names)?))).collect::<Result<_, Failure>>()?,
+        plugins: by_plugin
+            .map(|(id, names)| Ok((id.clone(), capabilities(&format!("plugins.grants_by_plugin.{id}"), names)?)))
+            .collect::<Result<_, Failure>>()?,
     })
 }
 
@@ -122,7 +140,13 @@ fn capabilities(key: &str, names: &[String]) -> Result<BTreeSet<Capability>, Fai
     if names.iter().any(|name| name == "*") {
         return Ok(Capability::ALL.into());
     }
-    names.iter().map(|name| name.parse().map_err(|error| Failure::usage(format!("{key}: {error}")).hint(format!("{key} = [\"*\"] grants what manifests ask for")))).collect()
+    names
+        .iter()
+        .map(|name| {
+            name.parse()
+                .map_err(|error| Failure::usage(format!("{key}: {error}")).hint(format!("{key} = [\"*\"] grants what manifests ask for")))
+        })
+        .collect()
 }
 
 /// A plugin on its way to a server: its manifest and its code.
@@ -148,7 +172,10 @@ struct Sent {
 impl Package {
     /// Reads a plugin's folder.
     pub fn read(folder: &Path) -> Result<Package, Failure> {
-        let read = |path: &Path| std::fs::read(path).map_err(|error| Failure::failed(format!("{}: {error}", path.display())).hint("name the folder that holds plugin.toml"));
+        let read = |path: &Path| {
+            std::fs::read(path)
+                .map_err(|error| Failure::failed(format!("{}: {error}", path.display())).hint("name the folder that holds plugin.toml"))
+        };
         let manifest = String::from_utf8_lossy(&read(&folder.join("plugin.toml"))?).into_owned();
         let mut package = Package::new(manifest, Vec::new()).map_err(Failure::failed)?;
         package.wasm = read(&folder.join(&package.wasm_path))?;
@@ -158,12 +185,20 @@ impl Package {
     /// The text names the rule that is broken.
     fn new(manifest: String, wasm: Vec<u8>) -> Result<Package, String> {
         let parsed = Manifest::parse(&manifest).map_err(|error| format!("plugin.toml: {error}"))?;
-        Ok(Package { id: parsed.id.to_string(), wasm_path: parsed.wasm, manifest, wasm })
+        Ok(Package {
+            id: parsed.id.to_string(),
+            wasm_path: parsed.wasm,
+            manifest,
+            wasm,
+        })
     }
 
     /// As the body of an installation.
     pub fn to_json(&self) -> Vec<u8> {
-        let sent = Sent { manifest: self.manifest.clone(), wasm: STANDARD.encode(&self.wasm) };
+        let sent = Sent {
+            manifest: self.manifest.clone(),
+            wasm: STANDARD.encode(&self.wasm),
+        };
         serde_json::to_vec(&sent).expect("two strings are JSON")
     }
 
@@ -213,9 +248,17 @@ mod tests {
         settings.plugins.grants = vec!["log".into()];
         settings.plugins.grants_by_plugin = [("offers".to_owned(), vec!["kv".to_owned()])].into();
         let policy_set = policy(&settings).expect("valid");
-        assert_eq!((policy_set.of("other"), policy_set.of("offers")), (&[Capability::Log].into(), &[Capability::Kv].into()));
+        assert_eq!(
+            (policy_set.of("other"), policy_set.of("offers")),
+            (&[Capability::Log].into(), &[Capability::Kv].into())
+        );
         settings.plugins.grants = vec!["files".into()];
-        assert!(policy(&settings).expect_err("unknown").message.starts_with("plugins.grants: there is no capability `files`"));
+        assert!(
+            policy(&settings)
+                .expect_err("unknown")
+                .message
+                .starts_with("plugins.grants: there is no capability `files`")
+        );
     }
 
     #[test]

@@ -56,7 +56,13 @@ fn raise_file_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Failing changes nothing; `haggle doctor` and the metrics show the limit.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    let _ = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
 }
 
 async fn serve(settings: Settings) -> Result<(), Failure> {
@@ -88,7 +94,11 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let gateway = Gateway::new(engine.clone(), authenticator()?, auth::origins(&settings.auth)?, settings.gateway());
     let stop = CancellationToken::new();
     let serving = tokio::spawn(http::serve(clients, http::App::new(gateway.clone()), stop.clone()));
-    status.started(Parts { engine: engine.clone(), plugins, durability });
+    status.started(Parts {
+        engine: engine.clone(),
+        plugins,
+        durability,
+    });
     tracing::info!(clients = %addresses.0, operators = %addresses.1, %durability, data_dir = %settings.server.data_dir.display(), version = version::VERSION, commit = version::COMMIT, "serving");
 
     signals.first().await;
@@ -107,7 +117,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
 async fn listen(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListener, Failure> {
     TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Kind::Listen, format!("{key} = \"{address}\": {error}")).hint(format!("set {key} ({flag} ADDR) to a free address of this machine, or stop who uses it"))
+        Failure::new(Kind::Listen, format!("{key} = \"{address}\": {error}"))
+            .hint(format!("set {key} ({flag} ADDR) to a free address of this machine, or stop who uses it"))
     })
 }
 
@@ -162,7 +173,9 @@ async fn drain(settings: Settings, status: Arc<Status>, gateway: Arc<Gateway>, e
     gateway.connections.drain();
     // Acks in flight still reach their clients.
     let clients_gone = async {
-        let left = deadline.saturating_duration_since(tokio::time::Instant::now()).saturating_sub(ENGINE_STOP_MIN);
+        let left = deadline
+            .saturating_duration_since(tokio::time::Instant::now())
+            .saturating_sub(ENGINE_STOP_MIN);
         gateway.connections.drained(left).await;
         let _ = serving.await;
     };
@@ -181,7 +194,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> Result<Signals, Failure> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn first(&mut self) {

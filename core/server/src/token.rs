@@ -48,8 +48,11 @@ pub fn secret(settings: &Settings) -> Result<String, Failure> {
     }
     let data_dir = &settings.server.data_dir;
     dev_key::read(data_dir)?.ok_or_else(|| {
-        Failure::usage(format!("no secret to sign with: auth.secret is empty and {} does not exist", dev_key::path(data_dir).display()))
-            .hint("start `haggle serve --dev` once, give --data DIR of a running server, or --secret")
+        Failure::usage(format!(
+            "no secret to sign with: auth.secret is empty and {} does not exist",
+            dev_key::path(data_dir).display()
+        ))
+        .hint("start `haggle serve --dev` once, give --data DIR of a running server, or --secret")
     })
 }
 
@@ -66,7 +69,11 @@ pub fn parse_life(text: &str) -> Result<Duration, String> {
     };
     let count: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
     let life = Duration::from_secs(count.saturating_mul(seconds));
-    if life.is_zero() || life > LIFE_MAX { Err(format!("`{text}` is not between 1s and 3650d")) } else { Ok(life) }
+    if life.is_zero() || life > LIFE_MAX {
+        Err(format!("`{text}` is not between 1s and 3650d"))
+    } else {
+        Ok(life)
+    }
 }
 
 #[cfg(test)]
@@ -97,13 +104,24 @@ mod tests {
 
     #[test]
     fn a_token_carries_what_the_server_asks_for() {
-        let auth = Auth { issuer: "shop".into(), audience: "chat".into(), roles_claim: "groups".into(), ..Auth::default() };
-        let claims = Claims { user: "ann".into(), roles: vec!["admin".into()], life: Duration::from_secs(60) };
+        let auth = Auth {
+            issuer: "shop".into(),
+            audience: "chat".into(),
+            roles_claim: "groups".into(),
+            ..Auth::default()
+        };
+        let claims = Claims {
+            user: "ann".into(),
+            roles: vec!["admin".into()],
+            life: Duration::from_secs(60),
+        };
         let token = sign(&claims, "secret", &auth).expect("signed");
         let mut validation = Validation::default();
         validation.set_audience(&["chat"]);
         validation.set_issuer(&["shop"]);
-        let body = decode::<serde_json::Value>(&token, &DecodingKey::from_secret(b"secret"), &validation).expect("valid").claims;
+        let body = decode::<serde_json::Value>(&token, &DecodingKey::from_secret(b"secret"), &validation)
+            .expect("valid")
+            .claims;
         assert_eq!((body["sub"].as_str(), &body["groups"]), (Some("ann"), &json!(["admin"])));
     }
 }

@@ -22,12 +22,19 @@ type Acked = Arc<Mutex<HashMap<String, HashMap<String, (String, u64)>>>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_twenty_kills() {
-    let world = World { args: vec!["--config", config()], ..World::new() };
+    let world = World {
+        args: vec!["--config", config()],
+        ..World::new()
+    };
     let acked = Acked::default();
     for round in 0..ROUNDS {
         let started = Instant::now();
         let server = world.start().await;
-        assert!(started.elapsed() < SERVING_MAX + Duration::from_secs(3), "round {round}: serving after {:?}", started.elapsed());
+        assert!(
+            started.elapsed() < SERVING_MAX + Duration::from_secs(3),
+            "round {round}: serving after {:?}",
+            started.elapsed()
+        );
         let mut writers = Vec::new();
         for writer in 0..WRITERS {
             let (server_at, token) = (server.clients.clone(), server.token(&format!("writer-{writer}"), &[]).await.unwrap());
@@ -48,12 +55,26 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
 /// Sends one message after the other until the server is gone, and repeats the one whose answer never came in the next round.
 async fn write(address: String, token: String, round: usize, writer: usize, acked: Acked) {
     let rest = Rest::new(&address, Some(&token));
-    let Ok(answer) = rest.post("/api/conversations", json!({"participants": [format!("reader-{writer}")], "type": "direct"})).await else { return };
+    let Ok(answer) = rest
+        .post(
+            "/api/conversations",
+            json!({"participants": [format!("reader-{writer}")], "type": "direct"}),
+        )
+        .await
+    else {
+        return;
+    };
     let conversation = answer.body["id"].as_str().unwrap_or_default().to_owned();
-    let Ok(mut socket) = Socket::connect(&address, &token, json!({})).await else { return };
+    let Ok(mut socket) = Socket::connect(&address, &token, json!({})).await else {
+        return;
+    };
     for n in 0.. {
         // The first id of a round is one of the round before: most likely acknowledged, perhaps not.
-        let key = if n == 0 && round > 0 { format!("{writer}-{}-1", round - 1) } else { format!("{writer}-{round}-{n}") };
+        let key = if n == 0 && round > 0 {
+            format!("{writer}-{}-1", round - 1)
+        } else {
+            format!("{writer}-{round}-{n}")
+        };
         let send = json!({"t": "send", "c": conversation, "k": key, "n": "text", "d": {"content": format!("message {key}")}});
         let Ok(ack) = socket.request(send).await else { return };
         let said = (ack["mid"].as_str().unwrap().to_owned(), ack["s"].as_u64().unwrap());
@@ -96,7 +117,11 @@ async fn history(client: &Rest, conversation: &str) -> Vec<(u64, String, String)
         for event in page {
             let text = |name: &str| event["data"][name].as_str().unwrap_or_default().to_owned();
             let created = event["name"] == "message.created";
-            events.push((event["seq"].as_u64().unwrap(), text("id"), if created { text("content") } else { String::new() }));
+            events.push((
+                event["seq"].as_u64().unwrap(),
+                text("id"),
+                if created { text("content") } else { String::new() },
+            ));
         }
     }
 }
@@ -139,21 +164,42 @@ async fn a_drain_acknowledges_what_is_in_flight_and_ends_well() {
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(bye, "clients are told to come back");
     let server = world.start().await;
-    let page = rest(&server, "ann").await.get(&format!("/api/conversations/{conversation}/messages?limit=100")).await.unwrap().ok().unwrap();
+    let page = rest(&server, "ann")
+        .await
+        .get(&format!("/api/conversations/{conversation}/messages?limit=100"))
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     assert!(page["messages"].as_array().unwrap().len() >= acked, "{acked} acknowledged");
 }
 
 #[tokio::test]
 async fn deleted_text_is_in_no_file_after_erasing() {
-    let world = World { args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/erase-at-once.toml")], ..World::new() };
+    let world = World {
+        args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/erase-at-once.toml")],
+        ..World::new()
+    };
     let server = world.start().await;
     let ann = rest(&server, "ann").await;
     let conversation = direct(&ann, "bob").await;
     let secret = "correct-horse-battery-staple";
-    let sent = ann.post(&format!("/api/conversations/{conversation}/messages"), json!({"content": secret, "type": "text"})).await.unwrap().ok().unwrap();
+    let sent = ann
+        .post(
+            &format!("/api/conversations/{conversation}/messages"),
+            json!({"content": secret, "type": "text"}),
+        )
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     let message = sent["id"].as_str().unwrap();
     let edited = format!("{secret}, edited");
-    ann.put(&format!("/api/messages/{message}"), json!({"content": edited})).await.unwrap().ok().unwrap();
+    ann.put(&format!("/api/messages/{message}"), json!({"content": edited}))
+        .await
+        .unwrap()
+        .ok()
+        .unwrap();
     assert!(found(world.data.path(), secret), "the search can find it");
     assert_eq!(ann.delete(&format!("/api/messages/{message}")).await.unwrap().status, 204);
     for path in ["messages", "events?after=0"] {

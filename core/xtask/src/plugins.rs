@@ -43,7 +43,9 @@ pub fn build() -> Result<PathBuf> {
 }
 
 fn sources() -> Result<Vec<Source>> {
-    let mut dirs: Vec<PathBuf> = fs::read_dir(root().join("plugins"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut dirs: Vec<PathBuf> = fs::read_dir(root().join("plugins"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
     dirs.retain(|dir| dir.join("Cargo.toml").is_file());
     dirs.sort();
     dirs.into_iter().map(|dir| source(&dir)).collect()
@@ -53,7 +55,10 @@ fn source(dir: &Path) -> Result<Source> {
     let manifest = table(&dir.join("plugin.toml"))?;
     let id = text(&manifest, "id").with_context(|| format!("{}/plugin.toml has no id", dir.display()))?;
     let cargo = table(&dir.join("Cargo.toml"))?;
-    let package = cargo.get("package").and_then(toml::Value::as_table).and_then(|package| text(package, "name"));
+    let package = cargo
+        .get("package")
+        .and_then(toml::Value::as_table)
+        .and_then(|package| text(package, "name"));
     Ok(Source {
         package: package.with_context(|| format!("{}/Cargo.toml names no package", dir.display()))?,
         wasm: text(&manifest, "wasm").unwrap_or_else(|| format!("{id}.wasm")),
@@ -72,10 +77,17 @@ fn text(table: &toml::Table, key: &str) -> Option<String> {
 }
 
 fn install(source: &Source, into: &Path) -> Result<()> {
-    let built = target_dir().join("wasm").join(TARGET).join("release").join(format!("{}.wasm", source.package.replace('-', "_")));
+    let built = target_dir()
+        .join("wasm")
+        .join(TARGET)
+        .join("release")
+        .join(format!("{}.wasm", source.package.replace('-', "_")));
     fs::create_dir_all(into)?;
     // The code first: a server that watches the folder loads when the manifest fits it.
-    put(&fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?, &into.join(&source.wasm))?;
+    put(
+        &fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?,
+        &into.join(&source.wasm),
+    )?;
     put(&fs::read(source.dir.join("plugin.toml"))?, &into.join("plugin.toml"))
 }
 

@@ -12,7 +12,11 @@ use anyhow::{Context, Result, bail};
 /// The repository's root.
 pub fn root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.ancestors().nth(2).expect("core/xtask lies two folders below the root").to_path_buf()
+    manifest
+        .ancestors()
+        .nth(2)
+        .expect("core/xtask lies two folders below the root")
+        .to_path_buf()
 }
 
 /// Where cargo puts what it builds.
@@ -42,7 +46,10 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
 
 /// Runs a program with our own output; its failure is ours.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot run {}", shown(command)))?;
+    let status = command
+        .stdin(Stdio::null())
+        .status()
+        .with_context(|| format!("cannot run {}", shown(command)))?;
     if !status.success() {
         bail!("{} ended with {status}", shown(command));
     }
@@ -51,7 +58,11 @@ pub fn run(command: &mut Command) -> Result<()> {
 
 /// Runs a program and returns what it prints.
 pub fn output(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().with_context(|| format!("cannot run {}", shown(command)))?;
+    let output = command
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .with_context(|| format!("cannot run {}", shown(command)))?;
     if !output.status.success() {
         bail!("{} ended with {}", shown(command), output.status);
     }
@@ -60,7 +71,12 @@ pub fn output(command: &mut Command) -> Result<String> {
 
 /// Whether a program runs and succeeds; it prints nothing.
 pub fn succeeds(command: &mut Command) -> bool {
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
 }
 
 fn shown(command: &Command) -> String {

@@ -23,13 +23,18 @@ pub fn run_all(args: &[String]) -> Result<()> {
 
 fn tests(args: &[String], plugins: &Path) -> std::process::Command {
     let mut command = cargo();
-    command.args(["test", "--workspace", "--locked", "--no-fail-fast"]).args(args).env("HAGGLE_PLUGINS", plugins);
+    command
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .args(args)
+        .env("HAGGLE_PLUGINS", plugins);
     command
 }
 
 /// Each example is a program that plays its story against the real binary and fails when a step does.
 fn examples(plugins: &Path) -> Result<()> {
-    let mut dirs = fs::read_dir(root().join("examples"))?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<Vec<_>, _>>()?;
+    let mut dirs = fs::read_dir(root().join("examples"))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<Vec<_>, _>>()?;
     // A library among them has its own tests.
     dirs.retain(|dir| dir.join("Cargo.toml").is_file() && dir.join("src/main.rs").is_file());
     dirs.sort();
@@ -41,8 +46,12 @@ fn examples(plugins: &Path) -> Result<()> {
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         step(&format!("example {name}"), || {
             let mut example = cargo();
-            example.args(["run", "--quiet", "--locked", "--manifest-path"]).arg(dir.join("Cargo.toml"));
-            run(example.env("HAGGLE_BIN", target_dir().join("debug/haggle")).env("HAGGLE_PLUGINS", plugins))
+            example
+                .args(["run", "--quiet", "--locked", "--manifest-path"])
+                .arg(dir.join("Cargo.toml"));
+            run(example
+                .env("HAGGLE_BIN", target_dir().join("debug/haggle"))
+                .env("HAGGLE_PLUGINS", plugins))
         })?;
     }
     Ok(())

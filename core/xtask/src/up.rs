@@ -25,6 +25,9 @@ pub const ANNOUNCE: &str = "announce-when-ready";
 /// How long a server may take to become ready: the first start compiles every plugin.
 const READY_MAX: Duration = Duration::from_secs(120);
 
+/// How long one of its answers may take.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
 /// Builds, and becomes the server.
 pub fn run(args: &[String]) -> Result<()> {
     let (own, serve) = match args.iter().position(|arg| arg == "--") {
@@ -39,7 +42,11 @@ pub fn run(args: &[String]) -> Result<()> {
     let plugins = plugins::build()?;
     let binary = build_server(release)?;
     let server = Server::new(&binary, &plugins, serve);
-    Command::new(std::env::current_exe()?).arg(ANNOUNCE).args(server.announcement()).spawn().context("cannot start the announcer")?;
+    Command::new(std::env::current_exe()?)
+        .arg(ANNOUNCE)
+        .args(server.announcement())
+        .spawn()
+        .context("cannot start the announcer")?;
     Err(server.command().exec()).with_context(|| format!("cannot run {}", binary.display()))
 }
 
@@ -70,7 +77,10 @@ impl Server {
             }
         }
         args.extend(more.iter().cloned());
-        Server { binary: binary.to_path_buf(), args }
+        Server {
+            binary: binary.to_path_buf(),
+            args,
+        }
     }
 
     fn command(&self) -> Command {
@@ -82,7 +92,12 @@ impl Server {
     fn announcement(&self) -> Vec<String> {
         let value = |option, default: &str| value_of(&self.args, option).unwrap_or_else(|| default.to_owned());
         let data = value("--data", "data");
-        vec![self.binary.display().to_string(), value("--listen", "127.0.0.1:3001"), value("--admin", "127.0.0.1:9301"), data]
+        vec![
+            self.binary.display().to_string(),
+            value("--listen", "127.0.0.1:3001"),
+            value("--admin", "127.0.0.1:9301"),
+            data,
+        ]
     }
 }
 
@@ -94,29 +109,49 @@ fn value_of(args: &[String], name: &str) -> Option<String> {
 
 /// Waits for the server to be ready and prints URLs, tokens and lines to paste.
 pub fn announce(args: &[String]) -> Result<()> {
-    let [binary, listen, admin, data] = args else { bail!("usage: {ANNOUNCE} BINARY LISTEN ADMIN DATA") };
+    let [binary, listen, admin, data] = args else {
+        bail!("usage: {ANNOUNCE} BINARY LISTEN ADMIN DATA")
+    };
     wait_until_ready(admin.parse().context("--admin is no address")?)?;
     let ann = token(binary, "ann", data)?;
     let bob = token(binary, "bob", data)?;
+    let conversation = conversation(listen.parse().context("--listen is no address")?, &ann)?;
     let binary = shortest(Path::new(binary));
     println!(
         "
 Haggle is ready.
-  clients    http://{listen}/api   ws://{listen}/v1/ws   http://{listen}/api/docs
-  operators  http://{admin}/metrics   http://{admin}/readyz?verbose
+  clients     http://{listen}/api      ws://{listen}/v1/ws      http://{listen}/api/docs
+  operators   http://{admin}/metrics   http://{admin}/readyz?verbose
 
-Two users, each with a token for 7 days. Paste this line into a second terminal: bob listens on a WebSocket
+Two users with tokens for 7 days:
+  ann  {ann}
+  bob  {bob}
 
-{binary} connect --follow --url ws://{listen}/v1/ws --token {bob}
+bob listens on a WebSocket; paste this line into a second terminal:
 
-and this one into a third: ann writes to bob
+{binary} connect --follow --url ws://{listen}/v1/ws --sub {conversation} --token {bob}
 
-curl -sS http://{listen}/api/conversations -H 'Authorization: Bearer {ann}' -H 'Content-Type: application/json' -d '{{\"type\":\"direct\",\"participants\":[\"bob\"]}}' | grep -o '\"_id\":\"[0-9a-f]*\"' | head -n 1 | cut -d '\"' -f 4 | xargs -I ID curl -sS http://{listen}/api/conversations/ID/messages -H 'Authorization: Bearer {ann}' -H 'Content-Type: application/json' -d '{{\"content\":\"hello bob\"}}'
+ann writes to bob; paste this line into a third:
+
+curl -sS http://{listen}/api/conversations/{conversation}/messages -H 'Authorization: Bearer {ann}' -H 'Content-Type: application/json' -d '{{\"content\":\"hello bob\"}}'
 
 Ctrl-C ends the server; what was said stays in {data}.
 "
     );
     Ok(())
+}
+
+/// The direct conversation of the two users: made the first time, found again later.
+fn conversation(listen: SocketAddr, token: &str) -> Result<String> {
+    let body = r#"{"type":"direct","participants":["bob"]}"#;
+    let head = format!(
+        "authorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n",
+        body.len()
+    );
+    let answer = ask(listen, "POST", "/api/conversations", &head, body)?;
+    let id = answer.split_once("\"_id\":\"").and_then(|(_, rest)| rest.split('"').next());
+    id.map(str::to_owned)
+        .with_context(|| format!("no conversation in the server's answer: {answer}"))
 }
 
 fn token(binary: &str, user: &str, data: &str) -> Result<String> {
@@ -126,17 +161,22 @@ fn token(binary: &str, user: &str, data: &str) -> Result<String> {
 /// Relative to where people are, if that is shorter.
 fn shortest(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&here).map_or_else(|_| path.display().to_string(), |relative| relative.display().to_string())
+    path.strip_prefix(&here)
+        .map_or_else(|_| path.display().to_string(), |relative| relative.display().to_string())
 }
 
 fn wait_until_ready(admin: SocketAddr) -> Result<()> {
     let server = parent_id();
     let start = Instant::now();
     let mut said = 0;
-    while !is_ready(admin) {
-        // The server has ended and has said why: then somebody else is our parent.
+    loop {
+        let ready = is_ready(admin);
+        // The server has ended and has said why: then somebody else is our parent, and whoever answers is not ours.
         if parent_id() != server || start.elapsed() > READY_MAX {
             bail!("the server at {admin} did not become ready");
+        }
+        if ready {
+            return Ok(());
         }
         let seconds = start.elapsed().as_secs();
         if seconds >= said + 2 {
@@ -145,20 +185,23 @@ fn wait_until_ready(admin: SocketAddr) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    Ok(())
 }
 
 fn is_ready(admin: SocketAddr) -> bool {
-    ask(admin, "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    ask(admin, "GET", "/readyz", "", "").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
-fn ask(admin: SocketAddr, path: &str) -> Result<String> {
-    let mut stream = TcpStream::connect_timeout(&admin, Duration::from_secs(1))?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n")?;
-    let mut answer = [0; 64];
-    let read = stream.read(&mut answer)?;
-    Ok(String::from_utf8_lossy(&answer[..read]).into_owned())
+/// One request, and all of its answer.
+fn ask(address: SocketAddr, method: &str, path: &str, head: &str, body: &str) -> Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
+    stream.set_read_timeout(Some(ANSWER_MAX))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n{head}\r\n{body}"
+    )?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
 #[cfg(test)]

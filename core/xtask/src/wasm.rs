@@ -44,14 +44,23 @@ impl Toolchain {
             Toolchain::Debian(linker) => {
                 let mut command = Command::new(DEBIAN_CARGO);
                 command.current_dir(crate::steps::root());
-                command.env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1").env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+                command
+                    .env("RUSTC", DEBIAN_RUSTC)
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
                 // Set by the cargo that runs us, for its own compiler.
-                command.env_remove("CARGO").env_remove("RUSTUP_TOOLCHAIN").env_remove("RUSTUP_HOME").env_remove("RUSTDOC");
+                command
+                    .env_remove("CARGO")
+                    .env_remove("RUSTUP_TOOLCHAIN")
+                    .env_remove("RUSTUP_HOME")
+                    .env_remove("RUSTDOC");
                 command.args(["build", "-Zbuild-std=std,panic_abort", "-Zbuild-std-features="]);
                 command
             }
         };
-        command.args(["--release", "--locked", "--target", TARGET, "--target-dir"]).arg(target_dir().join("wasm"));
+        command
+            .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
+            .arg(target_dir().join("wasm"));
         command
     }
 }
@@ -92,14 +101,19 @@ fn present() -> Option<Toolchain> {
 /// `lib/rustlib/<host>/bin/rust-lld`
 fn rust_lld(sysroot: &Path) -> Option<PathBuf> {
     let hosts = std::fs::read_dir(sysroot.join("lib/rustlib")).ok()?;
-    hosts.flatten().map(|host| host.path().join("bin/rust-lld")).find(|linker| linker.is_file())
+    hosts
+        .flatten()
+        .map(|host| host.path().join("bin/rust-lld"))
+        .find(|linker| linker.is_file())
 }
 
 fn has_debian_compiler() -> bool {
     if !Path::new(DEBIAN_CARGO).is_file() || !Path::new(DEBIAN_RUSTC).is_file() {
         return false;
     }
-    let Ok(sysroot) = output(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"])) else { return false };
+    let Ok(sysroot) = output(Command::new(DEBIAN_RUSTC).args(["--print", "sysroot"])) else {
+        return false;
+    };
     Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/std").is_dir()
 }
 
@@ -115,7 +129,10 @@ fn can_apt() -> bool {
 
 fn apt_install() -> Result<()> {
     let mut install = Command::new("apt-get");
-    install.env("DEBIAN_FRONTEND", "noninteractive").args(["install", "-y", "--no-install-recommends"]).args(DEBIAN_PACKAGES);
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(DEBIAN_PACKAGES);
     if succeeds(&mut install) {
         return Ok(());
     }

@@ -76,7 +76,9 @@ pub async fn deliveries(State(admin): Shared, Query(page): Query<Page>) -> Resul
     let limit = page.limit.unwrap_or(DELIVERIES_MAX).clamp(1, DELIVERIES_MAX);
     let failed = parts(&admin)?.engine.failed_deliveries(page.after.unwrap_or(0), limit).await?;
     let next = failed.last().filter(|_| failed.len() == limit).map(|last| last.id);
-    Ok(Json(json!({ "deliveries": failed.iter().map(delivery).collect::<Vec<_>>(), "next": next })))
+    Ok(Json(
+        json!({ "deliveries": failed.iter().map(delivery).collect::<Vec<_>>(), "next": next }),
+    ))
 }
 
 fn delivery(failed: &FailedDelivery) -> Value {

@@ -25,7 +25,11 @@ async fn check(admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
         return Err(forbidden("the Host header is not one of server.admin_hosts"));
     }
     let token = bearer(headers).ok_or_else(|| unauthenticated("this needs a bearer token with the role `admin`"))?;
-    let identity = admin.auth.authenticate(token).await.map_err(|error| unauthenticated(&error.to_string()))?;
+    let identity = admin
+        .auth
+        .authenticate(token)
+        .await
+        .map_err(|error| unauthenticated(&error.to_string()))?;
     if !identity.roles.iter().any(|role| role == "admin") {
         return Err(forbidden("the token has no role `admin`"));
     }
@@ -49,7 +53,9 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 /// Exactly one Host header, with or without a port.
 fn is_allowed_host(headers: &HeaderMap, allowed: &[String]) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
-    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else { return false };
+    let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
+        return false;
+    };
     let name = without_port(host);
     allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
 }
@@ -82,7 +88,15 @@ mod tests {
 
     #[test]
     fn other_names_are_not() {
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:9301", "[::2]:9301", "", ":9301", "localhost:x"] {
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:9301",
+            "[::2]:9301",
+            "",
+            ":9301",
+            "localhost:x",
+        ] {
             check_host(host, false);
         }
     }

@@ -107,7 +107,11 @@ async fn connection(stream: TcpStream, router: Router) {
 async fn metrics(State(admin): Shared) -> Response {
     crate::metrics::sample();
     admin.status.show();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], admin.metrics.render()).into_response()
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        admin.metrics.render(),
+    )
+        .into_response()
 }
 
 #[derive(serde::Deserialize)]
@@ -117,7 +121,11 @@ struct Verbosity {
 
 async fn ready(State(admin): Shared, Query(query): Query<Verbosity>) -> Response {
     let readiness = admin.status.readiness();
-    let status = if readiness == Readiness::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness == Readiness::Ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     match query.verbose {
         Some(_) => (status, axum::Json(admin.status.verbose())).into_response(),
         None => (status, format!("{}\n", readiness.as_str())).into_response(),

@@ -20,7 +20,11 @@ pub struct Problem {
 impl Problem {
     /// A problem with a stable code and a sentence.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
-        Problem { status, code, detail: detail.into() }
+        Problem {
+            status,
+            code,
+            detail: detail.into(),
+        }
     }
 
     /// There is no such thing.
@@ -51,7 +55,12 @@ impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let title = self.status.canonical_reason().unwrap_or("error");
         let body = json!({ "type": format!("about:blank#{}", self.code), "title": title, "status": self.status.as_u16(), "code": self.code, "detail": self.detail });
-        (self.status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body).into_response().into_body()).into_response()
+        (
+            self.status,
+            [(header::CONTENT_TYPE, "application/problem+json")],
+            Json(body).into_response().into_body(),
+        )
+            .into_response()
     }
 }
 

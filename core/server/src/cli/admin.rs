@@ -145,12 +145,22 @@ fn done(what: &str) -> Result<(), Failure> {
 /// Ids go into a path: only what an id may hold.
 fn plain(id: &str) -> Result<&str, Failure> {
     let is_plain = !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_');
-    if is_plain { Ok(id) } else { Err(Failure::usage(format!("`{id}` is no plugin id")).hint("haggle plugin list shows the ids")) }
+    if is_plain {
+        Ok(id)
+    } else {
+        Err(Failure::usage(format!("`{id}` is no plugin id")).hint("haggle plugin list shows the ids"))
+    }
 }
 
 fn client(from: &AdminFrom) -> Result<(AdminClient, Settings), Failure> {
     let settings = from.from.load()?.settings;
-    Ok((AdminClient { address: from.admin.unwrap_or(settings.server.admin), token: from.token.clone() }, settings))
+    Ok((
+        AdminClient {
+            address: from.admin.unwrap_or(settings.server.admin),
+            token: from.token.clone(),
+        },
+        settings,
+    ))
 }
 
 fn read(from: &AdminFrom, path: &str) -> Result<Value, Failure> {
@@ -170,15 +180,28 @@ fn write(from: &AdminFrom, method: Method, path: &str, body: Vec<u8>) -> Result<
 /// Who holds the secret may act as an administrator anyway.
 fn own_token(settings: &Settings) -> Result<String, Failure> {
     let secret = token::secret(settings).map_err(|failure| failure.hint("give --token, or --data or --config of the server"))?;
-    let claims = token::Claims { user: "haggle-cli".into(), roles: vec!["admin".into()], life: OWN_TOKEN_LIFE };
+    let claims = token::Claims {
+        user: "haggle-cli".into(),
+        roles: vec!["admin".into()],
+        life: OWN_TOKEN_LIFE,
+    };
     token::sign(&claims, &secret, &settings.auth)
 }
 
 fn list_plugins(from: &AdminFrom) -> Result<(), Failure> {
     let answer = read(from, "/admin/plugins")?;
     let rows = items(&answer, "plugins", |plugin| {
-        let hooks = plugin["hooks"].as_array().map(|hooks| hooks.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
-        vec![text(&plugin["id"]), text(&plugin["version"]), text(&plugin["state"]), short(&plugin["sha256"]), hooks.unwrap_or_default(), text(&plugin["error"])]
+        let hooks = plugin["hooks"]
+            .as_array()
+            .map(|hooks| hooks.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","));
+        vec![
+            text(&plugin["id"]),
+            text(&plugin["version"]),
+            text(&plugin["state"]),
+            short(&plugin["sha256"]),
+            hooks.unwrap_or_default(),
+            text(&plugin["error"]),
+        ]
     });
     table(&["ID", "VERSION", "STATE", "DIGEST", "HOOKS", "LAST ERROR"], &rows);
     Ok(())
@@ -186,7 +209,11 @@ fn list_plugins(from: &AdminFrom) -> Result<(), Failure> {
 
 fn list_deliveries(from: &AdminFrom, after: u64) -> Result<(), Failure> {
     let answer = read(from, &format!("/admin/deliveries?after={after}"))?;
-    let rows = items(&answer, "deliveries", |one| ["id", "consumer", "conversation", "attempts", "at", "error"].map(|field| text(&one[field])).to_vec());
+    let rows = items(&answer, "deliveries", |one| {
+        ["id", "consumer", "conversation", "attempts", "at", "error"]
+            .map(|field| text(&one[field]))
+            .to_vec()
+    });
     table(&["ID", "CONSUMER", "CONVERSATION", "ATTEMPTS", "AT", "ERROR"], &rows);
     if let Some(next) = answer["next"].as_u64() {
         print(&format!("more: haggle deliveries list --after {next}"));
@@ -214,7 +241,9 @@ fn short(digest: &Value) -> String {
 fn table(head: &[&str], rows: &[Vec<String>]) {
     let head: Vec<String> = head.iter().map(|&name| name.to_owned()).collect();
     let all = || std::iter::once(&head).chain(rows);
-    let widths: Vec<usize> = (0..head.len()).map(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..head.len())
+        .map(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
     for row in all() {
         let line: String = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}  ")).collect();
         print(line.trim_end());

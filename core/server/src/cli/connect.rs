@@ -53,7 +53,8 @@ pub fn run(args: ConnectArgs) -> Result<(), Failure> {
 
 async fn connect(args: ConnectArgs) -> Result<(), Failure> {
     let socket = open(&args.url).await.map_err(|error| {
-        Failure::new(Kind::Unreachable, format!("no WebSocket at {}: {error}", args.url)).hint("start the server (haggle serve), or give its address by --url")
+        Failure::new(Kind::Unreachable, format!("no WebSocket at {}: {error}", args.url))
+            .hint("start the server (haggle serve), or give its address by --url")
     })?;
     let (read, write) = socket.split(tokio::io::split);
     let (frames, outbox) = mpsc::channel(FRAMES_MAX);
@@ -61,7 +62,11 @@ async fn connect(args: ConnectArgs) -> Result<(), Failure> {
     let auth = serde_json::json!({ "t": "auth", "id": "auth", "token": args.token }).to_string();
     send(&frames, auth).await?;
     for conversation in &args.sub {
-        send(&frames, serde_json::json!({ "t": "sub", "id": conversation, "c": conversation }).to_string()).await?;
+        send(
+            &frames,
+            serde_json::json!({ "t": "sub", "id": conversation, "c": conversation }).to_string(),
+        )
+        .await?;
     }
     let typed = frames.clone();
     // A thread, since reading standard input cannot be interrupted; it ends with the process.
@@ -74,7 +79,10 @@ async fn connect(args: ConnectArgs) -> Result<(), Failure> {
 type Socket = fastwebsockets::WebSocket<hyper_util::rt::TokioIo<hyper::upgrade::Upgraded>>;
 
 async fn open(url: &Uri) -> anyhow::Result<Socket> {
-    anyhow::ensure!(url.scheme_str() == Some("ws"), "only ws:// is spoken here; put a TLS proxy's address behind a tunnel");
+    anyhow::ensure!(
+        url.scheme_str() == Some("ws"),
+        "only ws:// is spoken here; put a TLS proxy's address behind a tunnel"
+    );
     let authority = url.authority().ok_or_else(|| anyhow::anyhow!("the URL names no host"))?;
     let stream = TcpStream::connect((authority.host().trim_matches(['[', ']']), authority.port_u16().unwrap_or(80))).await?;
     let request = Request::get(url.path_and_query().map_or("/", |path| path.as_str()))
@@ -98,7 +106,10 @@ enum Out {
 }
 
 async fn send(frames: &mpsc::Sender<Out>, text: String) -> Result<(), Failure> {
-    frames.send(Out::Text(text)).await.map_err(|_| Failure::failed("the connection has ended"))
+    frames
+        .send(Out::Text(text))
+        .await
+        .map_err(|_| Failure::failed("the connection has ended"))
 }
 
 async fn write_frames<W: AsyncWrite + Unpin>(mut write: WebSocketWrite<W>, mut outbox: mpsc::Receiver<Out>) {
@@ -128,10 +139,7 @@ fn send_lines(frames: &mpsc::Sender<Out>, follow: bool) {
 }
 
 /// Prints frames until the server closes.
-async fn show_frames<R: tokio::io::AsyncRead + Unpin>(
-    read: fastwebsockets::WebSocketRead<R>,
-    frames: mpsc::Sender<Out>,
-) -> Result<(), Failure> {
+async fn show_frames<R: tokio::io::AsyncRead + Unpin>(read: fastwebsockets::WebSocketRead<R>, frames: mpsc::Sender<Out>) -> Result<(), Failure> {
     let mut read = FragmentCollectorRead::new(read);
     loop {
         // Pings and closes are answered here, by the writer's queue.
@@ -159,6 +167,9 @@ fn closed(payload: &[u8]) -> Result<(), Failure> {
     match code {
         1000 | 1001 | 1005 | 1012 | 4001 => Ok(()),
         4501 => Err(Failure::failed("closed by the server: 4501 unauthenticated").hint("make a token: haggle token USER --data DIR")),
-        _ => Err(Failure::failed(format!("closed by the server: {code} {}", String::from_utf8_lossy(payload.get(2..).unwrap_or_default())))),
+        _ => Err(Failure::failed(format!(
+            "closed by the server: {code} {}",
+            String::from_utf8_lossy(payload.get(2..).unwrap_or_default())
+        ))),
     }
 }

@@ -14,7 +14,7 @@ use haggle_model::{Pos, Shard};
 use haggle_store::{Log, embedded::EmbeddedStore};
 
 use super::{ConfigFrom, block_on, print};
-use crate::{config::Settings, failure::Failure, metrics, plugins};
+use crate::{config::Settings, dev_key, failure::Failure, metrics, plugins};
 
 /// Syncs that are timed.
 const SYNCS: usize = 20;
@@ -96,12 +96,21 @@ fn report(name: &str, finding: Finding) -> bool {
 }
 
 fn configuration(settings: &Settings) -> Finding {
+    let only_dev = !settings.auth.has_key() && matches!(dev_key::read(&settings.server.data_dir), Ok(Some(_)));
     match settings.check() {
+        Err(failure) if only_dev => Finding::Odd(
+            format!("only `haggle serve --dev` can run: {}", failure.message),
+            "set auth.secret in production".into(),
+        ),
         Err(failure) => Finding::Bad(failure.message, failure.hint.unwrap_or_default()),
-        Ok(()) if settings.auth.dev => Finding::Odd("valid, for development: auth.dev is on".into(), "set auth.secret and auth.dev = false in production".into()),
-        Ok(()) if (1..32).contains(&settings.auth.secret.len()) => {
-            Finding::Odd(format!("valid, but auth.secret has only {} bytes", settings.auth.secret.len()), "auth.secret = 32 random bytes: openssl rand -hex 32".into())
-        }
+        Ok(()) if settings.auth.dev => Finding::Odd(
+            "valid, for development: auth.dev is on".into(),
+            "set auth.secret and auth.dev = false in production".into(),
+        ),
+        Ok(()) if (1..32).contains(&settings.auth.secret.len()) => Finding::Odd(
+            format!("valid, but auth.secret has only {} bytes", settings.auth.secret.len()),
+            "auth.secret = 32 random bytes: openssl rand -hex 32".into(),
+        ),
         Ok(()) => Finding::Good("valid".into()),
     }
 }
@@ -109,25 +118,42 @@ fn configuration(settings: &Settings) -> Finding {
 fn data_directory(settings: &Settings) -> Finding {
     let dir = &settings.server.data_dir;
     let probe = dir.join(".doctor");
-    let tried = std::fs::create_dir_all(dir).and_then(|()| std::fs::write(&probe, b"x")).and_then(|()| std::fs::remove_file(&probe));
+    let tried = std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&probe, b"x"))
+        .and_then(|()| std::fs::remove_file(&probe));
     match tried {
         Ok(()) => Finding::Good(format!("{} can be written", dir.display())),
-        Err(error) => Finding::Bad(format!("{}: {error}", dir.display()), "make server.data_dir (--data) a directory that this user may write".into()),
+        Err(error) => Finding::Bad(
+            format!("{}: {error}", dir.display()),
+            "make server.data_dir (--data) a directory that this user may write".into(),
+        ),
     }
 }
 
 fn free_space(settings: &Settings) -> Finding {
-    let Ok(disk) = rustix::fs::statvfs(&settings.server.data_dir) else { return Finding::Odd("unknown".into(), String::new()) };
+    let Ok(disk) = rustix::fs::statvfs(&settings.server.data_dir) else {
+        return Finding::Odd("unknown".into(), String::new());
+    };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
     let text = format!("{:.1} GiB", free as f64 / (1_u64 << 30) as f64);
-    if free >= FREE_BYTES_MIN { Finding::Good(text) } else { Finding::Odd(text, "the server turns read-only when the disk is full: give it more space".into()) }
+    if free >= FREE_BYTES_MIN {
+        Finding::Good(text)
+    } else {
+        Finding::Odd(text, "the server turns read-only when the disk is full: give it more space".into())
+    }
 }
 
 fn disk_sync(settings: &Settings) -> Finding {
     match time_syncs(&settings.server.data_dir) {
         Ok(median) if median <= SYNC_GOOD => Finding::Good(format!("{:.2} ms (median of {SYNCS})", median.as_secs_f64() * 1e3)),
-        Ok(median) => Finding::Odd(format!("{:.1} ms (median of {SYNCS}): every ack waits for one", median.as_secs_f64() * 1e3), "put server.data_dir on a local SSD".into()),
-        Err(error) => Finding::Bad(error.to_string(), "make server.data_dir (--data) a directory that this user may write".into()),
+        Ok(median) => Finding::Odd(
+            format!("{:.1} ms (median of {SYNCS}): every ack waits for one", median.as_secs_f64() * 1e3),
+            "put server.data_dir on a local SSD".into(),
+        ),
+        Err(error) => Finding::Bad(
+            error.to_string(),
+            "make server.data_dir (--data) a directory that this user may write".into(),
+        ),
     }
 }
 
@@ -149,8 +175,15 @@ fn time_syncs(dir: &Path) -> std::io::Result<Duration> {
 fn log(settings: &Settings) -> Finding {
     let store = match EmbeddedStore::open(&settings.server.data_dir, settings.store.options()) {
         Ok(store) => store,
-        Err(error) if is_running(settings.server.admin) => return Finding::Odd(format!("not verified: {error}"), "stop the server to have the log verified".into()),
-        Err(error) => return Finding::Bad(error.to_string(), "see \"The data directory\" in docs/OPERATIONS.md; keep a copy before anything else".into()),
+        Err(error) if is_running(settings.server.admin) => {
+            return Finding::Odd(format!("not verified: {error}"), "stop the server to have the log verified".into());
+        }
+        Err(error) => {
+            return Finding::Bad(
+                error.to_string(),
+                "see \"The data directory\" in docs/OPERATIONS.md; keep a copy before anything else".into(),
+            );
+        }
     };
     match block_on(verify(&store)) {
         Ok(entries) => Finding::Good(format!("{entries} entries, every checksum right")),
@@ -164,7 +197,10 @@ async fn verify(store: &impl Log) -> Result<u64, Failure> {
     for shard in 0..store.shards() {
         let mut after = Pos(0);
         loop {
-            let page = store.read(Shard(shard), after, PAGE).await.map_err(|error| Failure::failed(error.to_string()))?;
+            let page = store
+                .read(Shard(shard), after, PAGE)
+                .await
+                .map_err(|error| Failure::failed(error.to_string()))?;
             let Some((last, _)) = page.last() else { break };
             after = *last;
             entries += page.len() as u64;
@@ -179,9 +215,19 @@ fn is_running(admin: SocketAddr) -> bool {
 
 fn plugin_files(settings: &Settings) -> Finding {
     let dir = settings.plugins_dir();
-    let Ok(entries) = std::fs::read_dir(&dir) else { return Finding::Good(format!("none: {} does not exist", dir.display())) };
-    let folders: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("plugin.toml").is_file()).collect();
-    let broken: Vec<_> = folders.iter().filter_map(|folder| plugins::check(folder, settings).err()).map(|failure| failure.message).collect();
+    let Ok(entries) = std::fs::read_dir(&dir) else {
+        return Finding::Good(format!("none: {} does not exist", dir.display()));
+    };
+    let folders: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.join("plugin.toml").is_file())
+        .collect();
+    let broken: Vec<_> = folders
+        .iter()
+        .filter_map(|folder| plugins::check(folder, settings).err())
+        .map(|failure| failure.message)
+        .collect();
     if broken.is_empty() {
         return Finding::Good(format!("{} in {}", folders.len(), dir.display()));
     }
@@ -191,7 +237,10 @@ fn plugin_files(settings: &Settings) -> Finding {
 fn address(address: SocketAddr, key: &str) -> Finding {
     match TcpListener::bind(address) {
         Ok(_) => Finding::Good(format!("{address} is free")),
-        Err(error) if is_running(address) => Finding::Odd(format!("{address}: {error}"), format!("somebody listens there already; if that is not Haggle, set {key}")),
+        Err(error) if is_running(address) => Finding::Odd(
+            format!("{address}: {error}"),
+            format!("somebody listens there already; if that is not Haggle, set {key}"),
+        ),
         Err(error) => Finding::Bad(format!("{address}: {error}"), format!("set {key} to an address of this machine")),
     }
 }
@@ -199,9 +248,13 @@ fn address(address: SocketAddr, key: &str) -> Finding {
 fn open_files(settings: &Settings) -> Finding {
     let needed = settings.http.connections_max as u64 + FILES_OWN;
     match metrics::open_files_max() {
-        Some(max) if max < needed => {
-            Finding::Odd(format!("{max} at most, {needed} are needed for http.connections_max = {}", settings.http.connections_max), "ulimit -n, or LimitNOFILE= in systemd".into())
-        }
+        Some(max) if max < needed => Finding::Odd(
+            format!(
+                "{max} at most, {needed} are needed for http.connections_max = {}",
+                settings.http.connections_max
+            ),
+            "ulimit -n, or LimitNOFILE= in systemd".into(),
+        ),
         Some(max) => Finding::Good(format!("{max} at most")),
         None => Finding::Good("no limit".into()),
     }

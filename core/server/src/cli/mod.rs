@@ -115,8 +115,17 @@ impl ServeArgs {
         flags.extend(flag("--admin", "server.admin", self.admin.as_ref()));
         flags.extend(flag("--plugins", "server.plugins_dir", self.plugins.as_ref()));
         if self.dev {
-            for (key, value) in [("auth.dev", "true"), ("auth.loopback_origins", "true"), ("plugins.watch", "true"), ("log.format", "pretty")] {
-                flags.push(Flag { name: "--dev", key, value: value.into() });
+            for (key, value) in [
+                ("auth.dev", "true"),
+                ("auth.loopback_origins", "true"),
+                ("plugins.watch", "true"),
+                ("log.format", "pretty"),
+            ] {
+                flags.push(Flag {
+                    name: "--dev",
+                    key,
+                    value: value.into(),
+                });
             }
         }
         self.from.load_with(flags)
@@ -124,7 +133,11 @@ impl ServeArgs {
 }
 
 fn flag(name: &'static str, key: &'static str, value: Option<&String>) -> Option<Flag> {
-    value.map(|value| Flag { name, key, value: value.clone() })
+    value.map(|value| Flag {
+        name,
+        key,
+        value: value.clone(),
+    })
 }
 
 /// Where the admin API is and what opens it.
@@ -215,7 +228,9 @@ mod tests {
     #[test]
     fn dev_sets_its_four_keys() {
         let cli = Cli::try_parse_from(["haggle", "serve", "--dev", "--data", "elsewhere"]).expect("valid");
-        let Command::Serve(args) = cli.command else { unreachable!("serve was typed") };
+        let Command::Serve(args) = cli.command else {
+            unreachable!("serve was typed")
+        };
         let settings = args.load().expect("valid").settings;
         assert!(settings.auth.dev && settings.auth.loopback_origins && settings.plugins.watch);
         assert_eq!(settings.server.data_dir, PathBuf::from("elsewhere"));

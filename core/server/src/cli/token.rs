@@ -35,14 +35,21 @@ pub struct TokenArgs {
 pub fn run(args: &TokenArgs) -> Result<(), Failure> {
     let settings = args.from.load()?.settings;
     if args.user.is_empty() || args.user.len() > settings.limits.id_bytes_max {
-        return Err(Failure::usage(format!("a user id has 1 to {} bytes (limits.id_bytes_max)", settings.limits.id_bytes_max)));
+        return Err(Failure::usage(format!(
+            "a user id has 1 to {} bytes (limits.id_bytes_max)",
+            settings.limits.id_bytes_max
+        )));
     }
     let secret = match &args.secret {
         Some(secret) if secret.is_empty() => return Err(Failure::usage("--secret is empty")),
         Some(secret) => secret.clone(),
         None => token::secret(&settings)?,
     };
-    let claims = token::Claims { user: args.user.clone(), roles: args.roles.clone(), life: args.expires };
+    let claims = token::Claims {
+        user: args.user.clone(),
+        roles: args.roles.clone(),
+        life: args.expires,
+    };
     print(&token::sign(&claims, &secret, &settings.auth)?);
     Ok(())
 }

@@ -46,7 +46,9 @@ impl Sources {
     /// With the environment of this process.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<Flag>) -> Sources {
         // Names or values that are no UTF-8 cannot be ours.
-        let env = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect();
+        let env = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
         Sources { file, env, flags }
     }
 }
@@ -110,7 +112,9 @@ impl Layer {
     fn of_defaults() -> Layer {
         let table = toml::Value::try_from(Settings::default()).expect("settings are plain tables, strings and numbers");
         let toml = toml::to_string(&table).expect("a TOML value can be written as TOML");
-        let values = File::from_str(&toml, FileFormat::Toml).collect().expect("what was just written can be read");
+        let values = File::from_str(&toml, FileFormat::Toml)
+            .collect()
+            .expect("what was just written can be read");
         Layer::flat(values, &"default".to_owned())
     }
 
@@ -139,12 +143,18 @@ impl Layer {
 fn file_layer(path: &Path, known: &BTreeMap<String, Value>, problems: &mut Problems) -> Result<Layer, Failure> {
     let origin = path.display().to_string();
     let toml = std::fs::read_to_string(path).map_err(|error| {
-        Failure::usage(format!("cannot read the configuration file {origin}: {error}")).hint("haggle config default > haggle.toml, then --config haggle.toml")
+        Failure::usage(format!("cannot read the configuration file {origin}: {error}"))
+            .hint("haggle config default > haggle.toml, then --config haggle.toml")
     })?;
-    let table = File::from_str(&toml, FileFormat::Toml).collect().map_err(|error| Failure::usage(format!("{origin} is no valid TOML: {error}")))?;
+    let table = File::from_str(&toml, FileFormat::Toml)
+        .collect()
+        .map_err(|error| Failure::usage(format!("{origin} is no valid TOML: {error}")))?;
     let layer = Layer::flat(table, &origin);
     for key in layer.values.keys().filter(|key| !is_known(key, known)) {
-        problems.unknown(&format!("{key} in {origin}"), nearest(key, known.keys().map(String::as_str)).map(str::to_owned));
+        problems.unknown(
+            &format!("{key} in {origin}"),
+            nearest(key, known.keys().map(String::as_str)).map(str::to_owned),
+        );
     }
     Ok(layer)
 }
@@ -158,7 +168,10 @@ fn env_layer(env: &[(String, String)], known: &BTreeMap<String, Value>, problems
             let is_list = matches!(known.get(&key).map(|default| &default.kind), Some(ValueKind::Array(_)));
             layer.values.insert(key, if is_list { list(name, value) } else { text(name, value) });
         } else {
-            problems.unknown(&format!("environment variable {name}"), nearest(&key, known.keys().map(String::as_str)).map(env_name));
+            problems.unknown(
+                &format!("environment variable {name}"),
+                nearest(&key, known.keys().map(String::as_str)).map(env_name),
+            );
         }
     }
     layer
@@ -170,7 +183,11 @@ fn env_name(key: &str) -> String {
 }
 
 fn is_known(key: &str, known: &BTreeMap<String, Value>) -> bool {
-    known.contains_key(key) || FREE_FORM.iter().any(|(table, depth)| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.') && rest.matches('.').count() >= *depth))
+    known.contains_key(key)
+        || FREE_FORM.iter().any(|(table, depth)| {
+            key.strip_prefix(table)
+                .is_some_and(|rest| rest.starts_with('.') && rest.matches('.').count() >= *depth)
+        })
 }
 
 /// A value as text: what asks for a number or a boolean parses it.
@@ -180,7 +197,12 @@ fn text(origin: &str, value: &str) -> Value {
 
 /// Commas between the items; nothing is an empty list.
 fn list(origin: &str, value: &str) -> Value {
-    let items = value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(|item| text(origin, item)).collect();
+    let items = value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(|item| text(origin, item))
+        .collect();
     Value::new(Some(&origin.to_owned()), ValueKind::Array(items))
 }
 
@@ -228,7 +250,11 @@ fn list_effective(prefix: &str, table: Map<String, Value>, values: &mut Vec<Effe
         let source = value.origin().unwrap_or("default").to_owned();
         match value.kind {
             ValueKind::Table(inner) => list_effective(&key, inner, values),
-            kind => values.push(Effective { value: shown(&key, kind), key, source }),
+            kind => values.push(Effective {
+                value: shown(&key, kind),
+                key,
+                source,
+            }),
         }
     }
 }
@@ -243,7 +269,10 @@ fn is_secret(key: &str) -> bool {
     let last = key.rsplit('.').next().unwrap_or(key);
     key == "auth.secret"
         || key == "auth.old_secrets"
-        || (key.starts_with("plugins.config.") && ["secret", "token", "password", "key", "credential"].iter().any(|word| last.contains(word)))
+        || (key.starts_with("plugins.config.")
+            && ["secret", "token", "password", "key", "credential"]
+                .iter()
+                .any(|word| last.contains(word)))
 }
 
 fn as_toml(kind: ValueKind) -> String {
@@ -265,7 +294,11 @@ mod tests {
         let path = dir.path().join("haggle.toml");
         std::fs::write(&path, toml).expect("a file");
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        load(&Sources { file: Some(path), env, flags: Vec::new() })
+        load(&Sources {
+            file: Some(path),
+            env,
+            flags: Vec::new(),
+        })
     }
 
     fn with_env(env: &[(&str, &str)]) -> Result<Loaded, Failure> {
@@ -274,7 +307,13 @@ mod tests {
 
     #[track_caller]
     fn source_of(loaded: &Loaded, key: &str) -> String {
-        loaded.effective.iter().find(|value| value.key == key).expect("the key is in force").source.clone()
+        loaded
+            .effective
+            .iter()
+            .find(|value| value.key == key)
+            .expect("the key is in force")
+            .source
+            .clone()
     }
 
     #[test]
@@ -284,7 +323,10 @@ mod tests {
         let (written, defaults) = (leaves("", &written), leaves("", &defaults));
         let difference: Vec<_> = written.symmetric_difference(&defaults).collect();
         assert!(difference.is_empty(), "config/default.toml and the code disagree: {difference:#?}");
-        assert_eq!(with_file(DEFAULT_TOML, &[]).expect("the annotated file is valid").settings, Settings::default());
+        assert_eq!(
+            with_file(DEFAULT_TOML, &[]).expect("the annotated file is valid").settings,
+            Settings::default()
+        );
     }
 
     fn leaves(prefix: &str, table: &toml::Table) -> std::collections::BTreeSet<String> {
@@ -310,11 +352,26 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("haggle.toml");
         std::fs::write(&path, "[server]\nthreads = 1\nlisten = \"127.0.0.1:1\"\ndata_dir = \"file\"").expect("a file");
-        let env = vec![("HAGGLE__SERVER__LISTEN".into(), "127.0.0.1:2".into()), ("HAGGLE__SERVER__DATA_DIR".into(), "env".into())];
-        let flags = vec![Flag { name: "--data", key: "server.data_dir", value: "flag".into() }];
-        let loaded = load(&Sources { file: Some(path.clone()), env, flags }).expect("valid");
+        let env = vec![
+            ("HAGGLE__SERVER__LISTEN".into(), "127.0.0.1:2".into()),
+            ("HAGGLE__SERVER__DATA_DIR".into(), "env".into()),
+        ];
+        let flags = vec![Flag {
+            name: "--data",
+            key: "server.data_dir",
+            value: "flag".into(),
+        }];
+        let loaded = load(&Sources {
+            file: Some(path.clone()),
+            env,
+            flags,
+        })
+        .expect("valid");
         let server = &loaded.settings.server;
-        assert_eq!((server.threads, server.listen.port(), server.data_dir.as_path()), (1, 2, Path::new("flag")));
+        assert_eq!(
+            (server.threads, server.listen.port(), server.data_dir.as_path()),
+            (1, 2, Path::new("flag"))
+        );
         assert_eq!(source_of(&loaded, "server.threads"), path.display().to_string());
         assert_eq!(source_of(&loaded, "server.listen"), "HAGGLE__SERVER__LISTEN");
         assert_eq!(source_of(&loaded, "server.data_dir"), "--data");
@@ -324,18 +381,26 @@ mod tests {
     #[test]
     fn an_unknown_key_of_the_file_suggests_the_nearest() {
         let error = with_file("[server]\nlisen = \"127.0.0.1:1\"", &[]).expect_err("unknown").message;
-        assert!(error.contains("server.lisen in ") && error.contains("haggle.toml; did you mean server.listen?"), "{error}");
+        assert!(
+            error.contains("server.lisen in ") && error.contains("haggle.toml; did you mean server.listen?"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_unknown_variable_suggests_the_nearest() {
         let error = with_env(&[("HAGGLE__SERVER__LISSEN", "x")]).expect_err("unknown").message;
-        assert_eq!(error, "unknown key environment variable HAGGLE__SERVER__LISSEN; did you mean HAGGLE__SERVER__LISTEN?");
+        assert_eq!(
+            error,
+            "unknown key environment variable HAGGLE__SERVER__LISSEN; did you mean HAGGLE__SERVER__LISTEN?"
+        );
     }
 
     #[test]
     fn every_unknown_key_is_named_at_once() {
-        let error = with_file("[server]\na = 1\n[nothing]\nb = 2", &[("HAGGLE__X", "1")]).expect_err("unknown").message;
+        let error = with_file("[server]\na = 1\n[nothing]\nb = 2", &[("HAGGLE__X", "1")])
+            .expect_err("unknown")
+            .message;
         assert_eq!(error.lines().count(), 3, "{error}");
     }
 
@@ -347,7 +412,11 @@ mod tests {
 
     #[test]
     fn text_of_the_environment_stays_text() {
-        let loaded = with_env(&[("HAGGLE__AUTH__SECRET", "007"), ("HAGGLE__AUTH__ORIGINS", "https://a.example, https://b.example")]).expect("valid");
+        let loaded = with_env(&[
+            ("HAGGLE__AUTH__SECRET", "007"),
+            ("HAGGLE__AUTH__ORIGINS", "https://a.example, https://b.example"),
+        ])
+        .expect("valid");
         assert_eq!(loaded.settings.auth.secret, "007");
         assert_eq!(loaded.settings.auth.origins, ["https://a.example", "https://b.example"]);
     }
@@ -360,8 +429,16 @@ mod tests {
 
     #[test]
     fn secrets_are_not_shown() {
-        let loaded = with_file("[auth]\nsecret = \"hunter2\"\n[plugins.config.mailer]\napi_token = \"hunter2\"\ngreeting = \"hi\"", &[]).expect("valid");
-        let all: String = loaded.effective.iter().map(|value| format!("{} = {}\n", value.key, value.value)).collect();
+        let loaded = with_file(
+            "[auth]\nsecret = \"hunter2\"\n[plugins.config.mailer]\napi_token = \"hunter2\"\ngreeting = \"hi\"",
+            &[],
+        )
+        .expect("valid");
+        let all: String = loaded
+            .effective
+            .iter()
+            .map(|value| format!("{} = {}\n", value.key, value.value))
+            .collect();
         assert!(!all.contains("hunter2"), "{all}");
         assert!(all.contains("plugins.config.mailer.greeting = \"hi\""), "{all}");
     }
@@ -400,7 +477,10 @@ mod tests {
 
     #[test]
     fn a_message_must_fit_a_transaction() {
-        check_refused("[auth]\nsecret = \"x\"\n[limits]\ncontent_bytes_max = 1000000", "limits.content_bytes_max");
+        check_refused(
+            "[auth]\nsecret = \"x\"\n[limits]\ncontent_bytes_max = 1000000",
+            "limits.content_bytes_max",
+        );
     }
 
     #[test]

@@ -364,7 +364,11 @@ pub struct Users {
 impl Default for Users {
     fn default() -> Users {
         let users = UserSettings::default();
-        Users { reject_unknown: false, self_editable: users.self_editable, public_attributes: users.public_attributes }
+        Users {
+            reject_unknown: false,
+            self_editable: users.self_editable,
+            public_attributes: users.public_attributes,
+        }
     }
 }
 
@@ -374,6 +378,8 @@ impl Default for Users {
 pub struct Store {
     /// Entries in the log that the views have not taken yet; beyond it the lane waits.
     pub backlog_bytes_max: usize,
+    /// How long an append waits for the views before it is refused.
+    pub backlog_wait_ms_max: u64,
     /// Reads that run at the same time.
     pub readers_max: usize,
     /// How long entries gather before they are put into the views, unless a read wants them.
@@ -387,6 +393,7 @@ impl Default for Store {
         let store = EmbeddedOptions::default();
         Store {
             backlog_bytes_max: store.backlog_bytes_max,
+            backlog_wait_ms_max: millis(store.backlog_wait_max),
             readers_max: store.readers_max,
             apply_interval_ms: millis(store.apply_interval),
             log_bytes_max: store.log_bytes_max.unwrap_or(0),
@@ -399,6 +406,7 @@ impl Store {
     pub fn options(&self) -> EmbeddedOptions {
         EmbeddedOptions {
             backlog_bytes_max: self.backlog_bytes_max,
+            backlog_wait_max: Duration::from_millis(self.backlog_wait_ms_max),
             readers_max: self.readers_max,
             apply_interval: Duration::from_millis(self.apply_interval_ms),
             log_bytes_max: (self.log_bytes_max > 0).then_some(self.log_bytes_max),
@@ -491,7 +499,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Log {
-        Log { filter: "info".into(), format: LogFormat::Auto }
+        Log {
+            filter: "info".into(),
+            format: LogFormat::Auto,
+        }
     }
 }
 
@@ -519,19 +530,33 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Drain {
-        Drain { delay_ms: 0, within_ms: 9_000 }
+        Drain {
+            delay_ms: 0,
+            within_ms: 9_000,
+        }
     }
 }
 
 impl Settings {
     /// Where plugins lie.
     pub fn plugins_dir(&self) -> PathBuf {
-        if self.server.plugins_dir.as_os_str().is_empty() { self.server.data_dir.join("plugins") } else { self.server.plugins_dir.clone() }
+        if self.server.plugins_dir.as_os_str().is_empty() {
+            self.server.data_dir.join("plugins")
+        } else {
+            self.server.plugins_dir.clone()
+        }
     }
 
     /// What the transports are told.
     pub fn gateway(&self) -> GatewaySettings {
-        let Settings { http, rest, ws, users, drain, .. } = self;
+        let Settings {
+            http,
+            rest,
+            ws,
+            users,
+            drain,
+            ..
+        } = self;
         GatewaySettings {
             http: HttpSettings {
                 connections_max: http.connections_max,
@@ -548,7 +573,10 @@ impl Settings {
                 events_page_max: rest.events_page_max,
             },
             ws: ws.gateway(),
-            users: UserSettings { self_editable: users.self_editable.clone(), public_attributes: users.public_attributes.clone() },
+            users: UserSettings {
+                self_editable: users.self_editable.clone(),
+                public_attributes: users.public_attributes.clone(),
+            },
         }
     }
 
@@ -562,12 +590,17 @@ impl Settings {
 
     fn check_auth(&self) -> Result<(), Failure> {
         if !self.auth.has_key() {
-            return Err(Failure::usage("no key to check tokens with: auth.secret, auth.public_key and auth.jwks are all empty")
-                .hint("set auth.secret (or HAGGLE__AUTH__SECRET), or run `haggle serve --dev` on your own machine"));
+            return Err(
+                Failure::usage("no key to check tokens with: auth.secret, auth.public_key and auth.jwks are all empty")
+                    .hint("set auth.secret (or HAGGLE__AUTH__SECRET), or run `haggle serve --dev` on your own machine"),
+            );
         }
         if self.auth.dev && !self.server.listen.ip().is_loopback() {
-            return Err(Failure::usage(format!("auth.dev trusts everybody on this machine, and server.listen = \"{}\" is not loopback", self.server.listen))
-                .hint("set auth.secret and auth.dev = false, or listen on 127.0.0.1"));
+            return Err(Failure::usage(format!(
+                "auth.dev trusts everybody on this machine, and server.listen = \"{}\" is not loopback",
+                self.server.listen
+            ))
+            .hint("set auth.secret and auth.dev = false, or listen on 127.0.0.1"));
         }
         if self.auth.roles_claim.is_empty() {
             return Err(Failure::usage("auth.roles_claim is empty").hint("set auth.roles_claim = \"roles\""));
@@ -620,8 +653,11 @@ impl Settings {
             return Err(Failure::usage(format!("log.filter = \"{}\": {error}", self.log.filter)).hint("log.filter = \"info\""));
         }
         if self.drain.delay_ms >= self.drain.within_ms {
-            return Err(Failure::usage(format!("drain.delay_ms = {} leaves nothing of drain.within_ms = {}", self.drain.delay_ms, self.drain.within_ms))
-                .hint("lower drain.delay_ms"));
+            return Err(Failure::usage(format!(
+                "drain.delay_ms = {} leaves nothing of drain.within_ms = {}",
+                self.drain.delay_ms, self.drain.within_ms
+            ))
+            .hint("lower drain.delay_ms"));
         }
         Ok(())
     }

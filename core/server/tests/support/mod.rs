@@ -28,11 +28,17 @@ impl World {
         let data = tempfile::tempdir().unwrap();
         let plugins = data.path().join("no-plugins");
         std::fs::create_dir(&plugins).unwrap();
-        World { data, plugins, args: Vec::new() }
+        World {
+            data,
+            plugins,
+            args: Vec::new(),
+        }
     }
 
     pub async fn start(&self) -> Server {
-        Server::start(binary(), &self.data.path().join("data"), &self.plugins, &self.args).await.unwrap()
+        Server::start(binary(), &self.data.path().join("data"), &self.plugins, &self.args)
+            .await
+            .unwrap()
     }
 }
 
@@ -41,11 +47,16 @@ pub async fn rest(server: &Server, user: &str) -> Rest {
 }
 
 pub async fn socket(server: &Server, user: &str) -> Socket {
-    Socket::connect(&server.clients, &server.token(user, &[]).await.unwrap(), json!({})).await.unwrap()
+    Socket::connect(&server.clients, &server.token(user, &[]).await.unwrap(), json!({}))
+        .await
+        .unwrap()
 }
 
 /// The direct conversation of two users.
 pub async fn direct(client: &Rest, other: &str) -> String {
-    let answer = client.post("/api/conversations", json!({"participants": [other], "type": "direct"})).await.unwrap();
+    let answer = client
+        .post("/api/conversations", json!({"participants": [other], "type": "direct"}))
+        .await
+        .unwrap();
     answer.ok().unwrap()["id"].as_str().unwrap().to_owned()
 }

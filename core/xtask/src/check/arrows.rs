@@ -19,7 +19,20 @@ const ARROWS: [(&str, &[&str]); 7] = [
 const FORBIDDEN: [(&str, &[&str]); 4] = [
     ("haggle-model", &["tokio", "serde_json", "hyper", "axum", "wasmtime", "rusqlite"]),
     ("haggle-store", &["serde_json", "hyper", "axum", "wasmtime"]),
-    ("haggle-engine", &["serde_json", "hyper", "hyper-util", "axum", "wasmtime", "rusqlite", "scylla", "fastwebsockets", "jsonwebtoken"]),
+    (
+        "haggle-engine",
+        &[
+            "serde_json",
+            "hyper",
+            "hyper-util",
+            "axum",
+            "wasmtime",
+            "rusqlite",
+            "scylla",
+            "fastwebsockets",
+            "jsonwebtoken",
+        ],
+    ),
     ("haggle-gateway", &["wasmtime", "rusqlite", "scylla"]),
 ];
 
@@ -57,7 +70,8 @@ fn list(table: &[(&str, &'static [&'static str])], name: &str) -> Option<&'stati
 /// Not those of tests; of builds too.
 fn normal_dependencies(package: &Value) -> impl Iterator<Item = &str> {
     let all = package["dependencies"].as_array().into_iter().flatten();
-    all.filter(|dependency| dependency["kind"] != "dev").map(|dependency| text(dependency, "name"))
+    all.filter(|dependency| dependency["kind"] != "dev")
+        .map(|dependency| text(dependency, "name"))
 }
 
 #[cfg(test)]

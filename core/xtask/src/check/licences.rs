@@ -25,12 +25,22 @@ pub fn problems(metadata: &Value) -> Result<Vec<String>> {
 impl Lists {
     fn parse(toml: &str) -> Result<Lists> {
         let table: toml::Table = toml::from_str(toml)?;
-        let array = |section: &str, key: &str| table.get(section).and_then(|section| section.get(key)).and_then(toml::Value::as_array).cloned();
+        let array = |section: &str, key: &str| {
+            table
+                .get(section)
+                .and_then(|section| section.get(key))
+                .and_then(toml::Value::as_array)
+                .cloned()
+        };
         let allowed = array("licenses", "allow").context("[licenses] allow is missing")?;
         let banned = array("bans", "deny").context("[bans] deny is missing")?;
         Ok(Lists {
             allowed: allowed.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect(),
-            banned: banned.iter().filter_map(|ban| ban.get("crate").or_else(|| ban.get("name"))?.as_str()).map(str::to_owned).collect(),
+            banned: banned
+                .iter()
+                .filter_map(|ban| ban.get("crate").or_else(|| ban.get("name"))?.as_str())
+                .map(str::to_owned)
+                .collect(),
         })
     }
 
@@ -76,7 +86,8 @@ impl Lists {
             }
             Some(name) => {
                 let exception = words.next_if_eq(&"WITH").and_then(|_| words.next());
-                self.allowed.contains(&exception.map_or_else(|| name.to_owned(), |exception| format!("{name} WITH {exception}")))
+                self.allowed
+                    .contains(&exception.map_or_else(|| name.to_owned(), |exception| format!("{name} WITH {exception}")))
             }
             None => false,
         }
@@ -135,7 +146,10 @@ mod tests {
     #[test]
     fn banned_crates_are_named() {
         let lists = Lists::parse(LISTS).expect("lists");
-        assert_eq!(lists.problem(&json!({ "name": "openssl", "license": "MIT" })).as_deref(), Some("openssl is banned"));
+        assert_eq!(
+            lists.problem(&json!({ "name": "openssl", "license": "MIT" })).as_deref(),
+            Some("openssl is banned")
+        );
         assert_eq!(lists.problem(&json!({ "name": "serde", "license": "MIT" })), None);
     }
 }

@@ -7,7 +7,17 @@ use anyhow::{Context, Result};
 use crate::steps::{output, root};
 
 /// Everything else needs a better place (deploy files: `config/`).
-const TOP_LEVEL: [&str; 9] = ["Cargo.toml", "Cargo.lock", "core", "plugins", "sdk", "config", "examples", "bench", "docs"];
+const TOP_LEVEL: [&str; 9] = [
+    "Cargo.toml",
+    "Cargo.lock",
+    "core",
+    "plugins",
+    "sdk",
+    "config",
+    "examples",
+    "bench",
+    "docs",
+];
 
 /// A file with more lines is hard to read; those named here have a reason.
 const LINES_MAX: usize = 1_000;
@@ -32,12 +42,20 @@ fn tracked() -> Result<Vec<String>> {
 fn top_level(files: &[String]) -> Vec<String> {
     let names: BTreeSet<&str> = files.iter().filter_map(|file| file.split('/').next()).collect();
     let may_stand = |name: &&str| TOP_LEVEL.contains(name) || *name == "README.md" || name.starts_with('.') || name.starts_with("LICENSE");
-    names.into_iter().filter(|name| !may_stand(name)).map(|name| format!("`{name}` must not stand at the top level")).collect()
+    names
+        .into_iter()
+        .filter(|name| !may_stand(name))
+        .map(|name| format!("`{name}` must not stand at the top level"))
+        .collect()
 }
 
 fn of_source(file: &str, text: &str) -> Vec<String> {
     let lines = text.lines().count();
-    if lines > LINES_MAX { vec![format!("{file} has {lines} lines, more than {LINES_MAX}: split it")] } else { Vec::new() }
+    if lines > LINES_MAX {
+        vec![format!("{file} has {lines} lines, more than {LINES_MAX}: split it")]
+    } else {
+        Vec::new()
+    }
 }
 
 /// Relative links of the docs lead to files that exist.
@@ -70,7 +88,10 @@ mod tests {
     #[test]
     fn strangers_at_the_top_level_are_named() {
         let files = ["README.md", ".gitignore", "core/a.rs", "LICENSE-MIT", "notes.txt", "tools/x"].map(String::from);
-        assert_eq!(top_level(&files), ["`notes.txt` must not stand at the top level", "`tools` must not stand at the top level"]);
+        assert_eq!(
+            top_level(&files),
+            ["`notes.txt` must not stand at the top level", "`tools` must not stand at the top level"]
+        );
     }
 
     #[test]
