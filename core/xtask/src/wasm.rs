@@ -60,7 +60,9 @@ impl Toolchain {
         };
         command
             .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
-            .arg(target_dir().join("wasm"));
+            .arg(target_dir().join("wasm"))
+            // Nine tenths of a module would be debug info that nobody loads: a panic names its line anyway.
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
         command
     }
 }
