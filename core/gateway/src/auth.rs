@@ -30,6 +30,8 @@ const ROLES_MAX: usize = 64;
 const TIME_MAX: f64 = 253_402_300_799.0;
 /// How often an unknown key id may cause a fetch of the key set.
 const JWKS_REFRESH_MIN: Duration = Duration::from_secs(30);
+/// Keys older than this are fetched anew, beside the requests that use them.
+const JWKS_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 /// Keys taken from one key set.
 const JWKS_KEYS_MAX: usize = 64;
 /// A shorter shared secret is refused.
@@ -88,7 +90,8 @@ impl From<AuthError> for haggle_engine::Refusal {
 pub enum Jwks {
     /// The text of a key set (read from a file).
     Text(String),
-    /// `http://…`: fetched at start and when a token names an unknown key, at most every 30 seconds.
+    /// `http(s)://…`: fetched when it is first needed, when a token names an unknown key (at most every 30 seconds), and every
+    /// 15 minutes while tokens come in, so that a key taken out is forgotten.
     Url(String),
 }
 
@@ -161,7 +164,7 @@ pub enum AuthConfigError {
 pub struct Authenticator {
     rules: Rules,
     fixed: Vec<Key>,
-    fetched: Option<Fetched>,
+    fetched: Option<Arc<Fetched>>,
 }
 
 struct Rules {
@@ -180,7 +183,7 @@ struct Key {
 }
 
 struct Fetched {
-    url: String,
+    fetcher: fetch::Fetcher,
     keys: ArcSwap<Vec<Key>>,
     last_try: Mutex<Option<Instant>>,
     one_at_a_time: tokio::sync::Mutex<()>,
@@ -208,7 +211,7 @@ impl Authenticator {
         let mut fetched = None;
         match config.jwks {
             Some(Jwks::Text(text)) => fixed.extend(jwks_keys(text.as_bytes()).map_err(AuthConfigError::Jwks)?),
-            Some(Jwks::Url(url)) => fetched = Some(Fetched::new(url)?),
+            Some(Jwks::Url(url)) => fetched = Some(Arc::new(Fetched::new(&url)?)),
             None => {}
         }
         if fixed.is_empty() && fetched.is_none() {
@@ -231,6 +234,7 @@ impl Authenticator {
 
     /// The same; a token of a key that is not known (yet) first makes the key set be fetched again.
     pub async fn authenticate(&self, token: &str) -> Result<Identity, AuthError> {
+        self.renew_old_keys();
         let first = self.verify(token);
         if first != Err(AuthError::Invalid) || !self.names_unknown_key(token) {
             return first;
@@ -241,17 +245,16 @@ impl Authenticator {
 
     /// Fetches the key set, unless that was tried less than 30 seconds ago. On failure the last good keys stay.
     pub async fn refresh(&self) {
-        let Some(fetched) = &self.fetched else { return };
-        let _turn = fetched.one_at_a_time.lock().await;
-        if fetched.last_try.lock().is_some_and(|at| at.elapsed() < JWKS_REFRESH_MIN) {
-            return;
+        if let Some(fetched) = &self.fetched {
+            fetched.refresh().await;
         }
-        *fetched.last_try.lock() = Some(Instant::now());
-        let result = fetch::get(&fetched.url).await.and_then(|body| jwks_keys(&body));
-        metrics::counter!(crate::metrics::JWKS_FETCHES, "result" => if result.is_ok() { "ok" } else { "error" }).increment(1);
-        match result {
-            Ok(keys) => fetched.keys.store(Arc::new(keys)),
-            Err(error) => tracing::warn!(%error, "auth.jwks could not be fetched; the last good keys stay"),
+    }
+
+    fn renew_old_keys(&self) {
+        let Some(fetched) = &self.fetched else { return };
+        if fetched.last_try.lock().is_some_and(|at| at.elapsed() > JWKS_AGE_MAX) {
+            let fetched = fetched.clone();
+            tokio::spawn(async move { fetched.refresh().await });
         }
     }
 
@@ -553,14 +556,28 @@ fn jwk_key(jwk: jwk::Jwk) -> Option<Key> {
 }
 
 impl Fetched {
-    fn new(url: String) -> Result<Fetched, AuthConfigError> {
-        fetch::check(&url).map_err(AuthConfigError::Jwks)?;
+    fn new(url: &str) -> Result<Fetched, AuthConfigError> {
+        let fetcher = fetch::Fetcher::new(url).map_err(AuthConfigError::Jwks)?;
         Ok(Fetched {
-            url,
+            fetcher,
             keys: ArcSwap::default(),
             last_try: Mutex::new(None),
             one_at_a_time: tokio::sync::Mutex::new(()),
         })
+    }
+
+    async fn refresh(&self) {
+        let _turn = self.one_at_a_time.lock().await;
+        if self.last_try.lock().is_some_and(|at| at.elapsed() < JWKS_REFRESH_MIN) {
+            return;
+        }
+        *self.last_try.lock() = Some(Instant::now());
+        let result = self.fetcher.get().await.and_then(|body| jwks_keys(&body));
+        metrics::counter!(crate::metrics::JWKS_FETCHES, "result" => if result.is_ok() { "ok" } else { "error" }).increment(1);
+        match result {
+            Ok(keys) => self.keys.store(Arc::new(keys)),
+            Err(error) => tracing::warn!(%error, "auth.jwks could not be fetched; the last good keys stay"),
+        }
     }
 }
 

@@ -1,62 +1,59 @@
-//! Fetching a key set: one GET over plain http, bounded in time and size. For https put the set in a file, or a proxy on this
-//! machine before it.
+//! Fetching a key set: one GET over http or https, bounded in time and size. Redirects are not followed.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{Request, Uri, header};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// Whether we can fetch from there.
-pub fn check(url: &str) -> Result<(), String> {
-    target(url).map(|_| ())
+/// Asks one URL, whenever told to.
+pub struct Fetcher {
+    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    uri: Uri,
 }
 
-/// The body at the URL.
-pub async fn get(url: &str) -> Result<Vec<u8>, String> {
-    tokio::time::timeout(FETCH_TIMEOUT, get_unhurried(url))
-        .await
-        .map_err(|_| format!("no answer within {FETCH_TIMEOUT:?}"))?
-}
-
-fn target(url: &str) -> Result<(String, u16, Uri), String> {
-    let uri: Uri = url.parse().map_err(|_| "no URL".to_owned())?;
-    match uri.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err("https is not spoken here: save the set to a file, or fetch it through a proxy on this machine".into()),
-        _ => return Err("expected http://host/path or a file".into()),
+impl Fetcher {
+    /// A fetcher of `http(s)://host…`. Certificates are judged by the system's roots; on a system without any, by Mozilla's.
+    pub fn new(url: &str) -> Result<Fetcher, String> {
+        let uri: Uri = url.parse().map_err(|_| format!("{url:?} is no URL"))?;
+        let is_web = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
+        if !is_web {
+            return Err(format!("{url:?} is neither http(s)://host/path nor a file"));
+        }
+        let tls = HttpsConnectorBuilder::new()
+            .with_native_roots()
+            .unwrap_or_else(|_| HttpsConnectorBuilder::new().with_webpki_roots());
+        Ok(Fetcher {
+            client: Client::builder(TokioExecutor::new()).build(tls.https_or_http().enable_http1().build()),
+            uri,
+        })
     }
-    let host = uri.host().filter(|host| !host.is_empty()).ok_or("no host")?;
-    Ok((host.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80), uri))
-}
 
-async fn get_unhurried(url: &str) -> Result<Vec<u8>, String> {
-    let (host, port, uri) = target(url)?;
-    let say = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|e| say(&e))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| say(&e))?;
-    let driver = tokio::spawn(connection);
-    let authority = uri.authority().map(|a| a.as_str()).unwrap_or_default();
-    let path = uri.path_and_query().map_or("/", |p| p.as_str());
-    let request = Request::get(path)
-        .header(header::HOST, authority)
-        .header(header::ACCEPT, "application/json")
-        .body(Empty::<Bytes>::new());
-    let response = sender.send_request(request.map_err(|e| say(&e))?).await.map_err(|e| say(&e));
-    let body = match response {
-        Ok(response) if response.status().is_success() => Limited::new(response.into_body(), BODY_BYTES_MAX)
-            .collect()
+    /// The body at the URL.
+    pub async fn get(&self) -> Result<Bytes, String> {
+        tokio::time::timeout(FETCH_TIMEOUT, self.get_unhurried())
             .await
-            .map(|body| body.to_bytes().to_vec())
-            .map_err(|e| e.to_string()),
-        Ok(response) => Err(format!("answered {}", response.status())),
-        Err(error) => Err(error),
-    };
-    driver.abort();
-    body
+            .map_err(|_| format!("no answer within {FETCH_TIMEOUT:?}"))?
+    }
+
+    async fn get_unhurried(&self) -> Result<Bytes, String> {
+        let request = Request::get(self.uri.clone())
+            .header(header::ACCEPT, "application/json")
+            .body(Empty::new())
+            .map_err(|error| error.to_string())?;
+        let response = self.client.request(request).await.map_err(|error| error.to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("answered {}", response.status()));
+        }
+        let body = Limited::new(response.into_body(), BODY_BYTES_MAX).collect().await;
+        body.map(|body| body.to_bytes()).map_err(|error| error.to_string())
+    }
 }

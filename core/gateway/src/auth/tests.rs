@@ -30,7 +30,11 @@ fn rsa_pair() -> Pair {
     let private: Pkcs8V1Der<'_> = pair.as_der().expect("encodes");
     let public: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("encodes");
     let private = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).expect("reads");
-    Pair { private, public_pem: pem("PUBLIC KEY", public.as_ref()), public_der: public.as_ref().to_vec() }
+    Pair {
+        private,
+        public_pem: pem("PUBLIC KEY", public.as_ref()),
+        public_der: public.as_ref().to_vec(),
+    }
 }
 
 fn ec_public(pair: &EcdsaKeyPair) -> Vec<u8> {
@@ -43,7 +47,11 @@ fn ec_pair() -> Pair {
     let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("generates");
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref()).expect("reads");
     let private = EncodingKey::from_ec_pem(pem("PRIVATE KEY", document.as_ref()).as_bytes()).expect("reads");
-    Pair { private, public_pem: pem("PUBLIC KEY", &ec_public(&pair)), public_der: pair.public_key().as_ref().to_vec() }
+    Pair {
+        private,
+        public_pem: pem("PUBLIC KEY", &ec_public(&pair)),
+        public_der: pair.public_key().as_ref().to_vec(),
+    }
 }
 
 fn ed_pair() -> Pair {
@@ -51,7 +59,11 @@ fn ed_pair() -> Pair {
     let private: Pkcs8V1Der<'_> = pair.as_der().expect("encodes");
     let public: PublicKeyX509Der<'_> = pair.public_key().as_der().expect("encodes");
     let private = EncodingKey::from_ed_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes()).expect("reads");
-    Pair { private, public_pem: pem("PUBLIC KEY", public.as_ref()), public_der: pair.public_key().as_ref().to_vec() }
+    Pair {
+        private,
+        public_pem: pem("PUBLIC KEY", public.as_ref()),
+        public_der: pair.public_key().as_ref().to_vec(),
+    }
 }
 
 static RSA: LazyLock<Pair> = LazyLock::new(rsa_pair);
@@ -88,11 +100,17 @@ fn with(change: Value) -> Value {
 const HS: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
 fn by_secret() -> AuthConfig {
-    AuthConfig { secrets: vec![SECRET.to_vec()], ..AuthConfig::default() }
+    AuthConfig {
+        secrets: vec![SECRET.to_vec()],
+        ..AuthConfig::default()
+    }
 }
 
 fn by_pem(pem: &str) -> AuthConfig {
-    AuthConfig { public_key: Some(pem.into()), ..AuthConfig::default() }
+    AuthConfig {
+        public_key: Some(pem.into()),
+        ..AuthConfig::default()
+    }
 }
 
 #[track_caller]
@@ -114,11 +132,23 @@ fn refused(row: &str, config: AuthConfig, token: &str) {
 fn good_tokens_of_all_four_algorithms() {
     let claims = good().to_string();
     believed(by_secret(), &hs(HS, &good()));
-    believed(by_pem(&RSA.public_pem), &token(r#"{"alg":"RS256"}"#, &claims, &RSA.private, Algorithm::RS256));
-    believed(by_pem(&EC.public_pem), &token(r#"{"alg":"ES256"}"#, &claims, &EC.private, Algorithm::ES256));
-    believed(by_pem(&ED.public_pem), &token(r#"{"alg":"EdDSA"}"#, &claims, &ED.private, Algorithm::EdDSA));
+    believed(
+        by_pem(&RSA.public_pem),
+        &token(r#"{"alg":"RS256"}"#, &claims, &RSA.private, Algorithm::RS256),
+    );
+    believed(
+        by_pem(&EC.public_pem),
+        &token(r#"{"alg":"ES256"}"#, &claims, &EC.private, Algorithm::ES256),
+    );
+    believed(
+        by_pem(&ED.public_pem),
+        &token(r#"{"alg":"EdDSA"}"#, &claims, &ED.private, Algorithm::EdDSA),
+    );
     believed(by_secret(), &hs(HS, &json!({ "id": "ann", "exp": NOW + 0.5 })));
-    believed(by_secret(), &hs(HS, &with(json!({ "id": "ann", "iat": NOW, "nbf": NOW + 4.0, "aud": "x", "iss": "y" }))));
+    believed(
+        by_secret(),
+        &hs(HS, &with(json!({ "id": "ann", "iat": NOW, "nbf": NOW + 4.0, "aud": "x", "iss": "y" }))),
+    );
 }
 
 /// Rows 1-12: the algorithm is the key's, not the token's.
@@ -140,10 +170,17 @@ fn algorithms_are_not_confused() {
     let rsa = token(r#"{"alg":"RS256"}"#, &claims, &RSA.private, Algorithm::RS256);
     refused("RS256 where only a secret is known", by_secret(), &rsa);
     refused("RS256 of another key", by_pem(&rsa_pair().public_pem), &rsa);
-    refused("a signature of RS256 under the name ES256", by_pem(&EC.public_pem), &token(r#"{"alg":"ES256"}"#, &claims, &RSA.private, Algorithm::RS256));
+    refused(
+        "a signature of RS256 under the name ES256",
+        by_pem(&EC.public_pem),
+        &token(r#"{"alg":"ES256"}"#, &claims, &RSA.private, Algorithm::RS256),
+    );
     let hs512 = token(r#"{"alg":"HS512"}"#, &claims, &EncodingKey::from_secret(SECRET), Algorithm::HS512);
     refused("HS512 with the right secret", by_secret(), &hs512);
-    let only_rsa = AuthConfig { algorithms: vec!["RS256".into()], ..by_secret() };
+    let only_rsa = AuthConfig {
+        algorithms: vec!["RS256".into()],
+        ..by_secret()
+    };
     refused("HS256 where auth.algorithms leaves it out", only_rsa, &hs(HS, &good()));
 }
 
@@ -151,12 +188,20 @@ fn algorithms_are_not_confused() {
 #[test]
 fn headers_bring_no_keys() {
     for kid in ["../../../../dev/null", "' OR '1'='1", "a b", "k\\u0000", "", "|whoami"] {
-        refused(&format!("kid {kid:?}"), by_secret(), &hs(&format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#), &good()));
+        refused(
+            &format!("kid {kid:?}"),
+            by_secret(),
+            &hs(&format!(r#"{{"alg":"HS256","kid":"{kid}"}}"#), &good()),
+        );
     }
     let own = json!({ "kty": "oct", "k": b64(b"the attacker's own secret, 32 byte") });
     let attacker = EncodingKey::from_secret(b"the attacker's own secret, 32 byte");
     let embedded = json!({ "alg": "HS256", "jwk": own }).to_string();
-    refused("embedded jwk", by_secret(), &token(&embedded, &good().to_string(), &attacker, Algorithm::HS256));
+    refused(
+        "embedded jwk",
+        by_secret(),
+        &token(&embedded, &good().to_string(), &attacker, Algorithm::HS256),
+    );
     for name in ["jku", "x5u"] {
         let header = json!({ "alg": "HS256", name: "https://evil.example/keys" }).to_string();
         refused(name, by_secret(), &hs(&header, &good()));
@@ -185,22 +230,36 @@ fn times_are_numbers() {
         refused(row, by_secret(), &hs(HS, &with(change)));
     }
     for past in [NOW, NOW - 1.0, 0.0] {
-        assert_eq!(judge(by_secret(), &hs(HS, &with(json!({ "exp": past })))), Err(AuthError::Expired), "exp {past}");
+        assert_eq!(
+            judge(by_secret(), &hs(HS, &with(json!({ "exp": past })))),
+            Err(AuthError::Expired),
+            "exp {past}"
+        );
     }
     let twice = format!(r#"{{"sub":"ann","exp":1,"exp":{}}}"#, NOW as i64 + 60);
-    refused("exp twice", by_secret(), &token(HS, &twice, &EncodingKey::from_secret(SECRET), Algorithm::HS256));
+    refused(
+        "exp twice",
+        by_secret(),
+        &token(HS, &twice, &EncodingKey::from_secret(SECRET), Algorithm::HS256),
+    );
 }
 
 /// Rows 32-39: who it is for and from.
 #[test]
 fn audience_and_issuer_are_checked_when_configured() {
-    let aud = || AuthConfig { audience: Some("haggle".into()), ..by_secret() };
+    let aud = || AuthConfig {
+        audience: Some("haggle".into()),
+        ..by_secret()
+    };
     refused("no aud", aud(), &hs(HS, &good()));
     refused("wrong aud", aud(), &hs(HS, &with(json!({ "aud": "shop" }))));
     refused("wrong auds", aud(), &hs(HS, &with(json!({ "aud": ["shop", "haggle2"] }))));
     refused("aud as an object", aud(), &hs(HS, &with(json!({ "aud": { "haggle": 1 } }))));
     believed(aud(), &hs(HS, &with(json!({ "aud": ["shop", "haggle"] }))));
-    let iss = || AuthConfig { issuer: Some("https://id.example".into()), ..by_secret() };
+    let iss = || AuthConfig {
+        issuer: Some("https://id.example".into()),
+        ..by_secret()
+    };
     refused("no iss", iss(), &hs(HS, &good()));
     refused("wrong iss", iss(), &hs(HS, &with(json!({ "iss": "https://id.example.evil" }))));
     refused("iss in a list", iss(), &hs(HS, &with(json!({ "iss": ["https://id.example"] }))));
@@ -246,8 +305,14 @@ fn form_is_exact() {
         ("not JSON", format!("{}.{}.{signature}", b64(HS), b64("exp"))),
         ("a list of claims", token(HS, "[1]", &EncodingKey::from_secret(SECRET), Algorithm::HS256)),
         ("a huge token", hs(HS, &with(json!({ "x": "a".repeat(TOKEN_BYTES_MAX) })))),
-        ("deep claims", token(HS, &"[".repeat(2_000), &EncodingKey::from_secret(SECRET), Algorithm::HS256)),
-        ("another secret", token(HS, &good().to_string(), &EncodingKey::from_secret(&[7; 32]), Algorithm::HS256)),
+        (
+            "deep claims",
+            token(HS, &"[".repeat(2_000), &EncodingKey::from_secret(SECRET), Algorithm::HS256),
+        ),
+        (
+            "another secret",
+            token(HS, &good().to_string(), &EncodingKey::from_secret(&[7; 32]), Algorithm::HS256),
+        ),
     ] {
         refused(row, by_secret(), &text);
     }
@@ -257,7 +322,10 @@ fn form_is_exact() {
 #[test]
 fn roles_come_from_the_configured_claim() {
     let roles = |claim: &str, claims: Value| {
-        let config = AuthConfig { roles_claim: claim.into(), ..by_secret() };
+        let config = AuthConfig {
+            roles_claim: claim.into(),
+            ..by_secret()
+        };
         judge(config, &hs(HS, &with(claims))).expect("believed").roles.to_vec()
     };
     assert_eq!(roles("roles", json!({ "roles": ["admin", "seller"] })), ["admin", "seller"]);
@@ -268,9 +336,15 @@ fn roles_come_from_the_configured_claim() {
 
 #[test]
 fn a_secret_being_replaced_leaves_both_valid() {
-    let config = || AuthConfig { secrets: vec![vec![9; 32], SECRET.to_vec()], ..AuthConfig::default() };
+    let config = || AuthConfig {
+        secrets: vec![vec![9; 32], SECRET.to_vec()],
+        ..AuthConfig::default()
+    };
     believed(config(), &hs(HS, &good()));
-    believed(config(), &token(HS, &good().to_string(), &EncodingKey::from_secret(&[9; 32]), Algorithm::HS256));
+    believed(
+        config(),
+        &token(HS, &good().to_string(), &EncodingKey::from_secret(&[9; 32]), Algorithm::HS256),
+    );
 }
 
 fn ed_jwk(kid: &str, pair: &Pair) -> Value {
@@ -288,13 +362,24 @@ fn key_sets_choose_by_kid_and_pass_over_what_is_no_public_signing_key() {
     let encryption = json!({ "kty": "OKP", "crv": "Ed25519", "kid": "e", "use": "enc", "x": b64(&ED.public_der) });
     let unknown = json!({ "kty": "quantum", "kid": "q" });
     let set = json!({ "keys": [secret, encryption, unknown, ed_jwk("ed", &ED), ec_jwk("ec", &EC)] }).to_string();
-    let config = || AuthConfig { jwks: Some(Jwks::Text(set.clone())), ..AuthConfig::default() };
+    let config = || AuthConfig {
+        jwks: Some(Jwks::Text(set.clone())),
+        ..AuthConfig::default()
+    };
     let claims = good().to_string();
     believed(config(), &token(r#"{"alg":"EdDSA","kid":"ed"}"#, &claims, &ED.private, Algorithm::EdDSA));
     believed(config(), &token(r#"{"alg":"ES256","kid":"ec"}"#, &claims, &EC.private, Algorithm::ES256));
     believed(config(), &token(r#"{"alg":"ES256"}"#, &claims, &EC.private, Algorithm::ES256));
-    refused("an unknown kid", config(), &token(r#"{"alg":"EdDSA","kid":"zz"}"#, &claims, &ED.private, Algorithm::EdDSA));
-    refused("the kid of another key", config(), &token(r#"{"alg":"EdDSA","kid":"ec"}"#, &claims, &ED.private, Algorithm::EdDSA));
+    refused(
+        "an unknown kid",
+        config(),
+        &token(r#"{"alg":"EdDSA","kid":"zz"}"#, &claims, &ED.private, Algorithm::EdDSA),
+    );
+    refused(
+        "the kid of another key",
+        config(),
+        &token(r#"{"alg":"EdDSA","kid":"ec"}"#, &claims, &ED.private, Algorithm::EdDSA),
+    );
     refused("a secret that was published", config(), &hs(r#"{"alg":"HS256","kid":"s"}"#, &good()));
 }
 
@@ -302,13 +387,40 @@ fn key_sets_choose_by_kid_and_pass_over_what_is_no_public_signing_key() {
 fn settings_that_cannot_work_are_named() {
     let error = |config| Authenticator::new(config).expect_err("refused").to_string();
     assert!(error(AuthConfig::default()).contains("auth.secret"));
-    assert!(error(AuthConfig { secrets: vec![b"short".to_vec()], ..AuthConfig::default() }).contains("5 bytes"));
+    assert!(
+        error(AuthConfig {
+            secrets: vec![b"short".to_vec()],
+            ..AuthConfig::default()
+        })
+        .contains("5 bytes")
+    );
     assert!(error(by_pem("not a key")).contains("auth.public_key"));
     let p384 = EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("generates");
-    assert!(error(by_pem(&pem("PUBLIC KEY", &ec_public(&p384)))).contains("auth.public_key"), "P-384 is not ES256");
-    assert!(error(AuthConfig { jwks: Some(Jwks::Text("{}".into())), ..AuthConfig::default() }).contains("auth.jwks"));
-    assert!(error(AuthConfig { jwks: Some(Jwks::Url("https://id.example/keys".into())), ..AuthConfig::default() }).contains("https"));
-    assert!(error(AuthConfig { algorithms: vec!["HS999".into()], ..by_secret() }).contains("HS999"));
+    assert!(
+        error(by_pem(&pem("PUBLIC KEY", &ec_public(&p384)))).contains("auth.public_key"),
+        "P-384 is not ES256"
+    );
+    assert!(
+        error(AuthConfig {
+            jwks: Some(Jwks::Text("{}".into())),
+            ..AuthConfig::default()
+        })
+        .contains("auth.jwks")
+    );
+    assert!(
+        error(AuthConfig {
+            jwks: Some(Jwks::Url("ftp://id.example/keys".into())),
+            ..AuthConfig::default()
+        })
+        .contains("ftp")
+    );
+    assert!(
+        error(AuthConfig {
+            algorithms: vec!["HS999".into()],
+            ..by_secret()
+        })
+        .contains("HS999")
+    );
 }
 
 #[test]
@@ -339,13 +451,21 @@ async fn key_server(bodies: Vec<String>) -> String {
 #[tokio::test]
 async fn a_key_set_is_fetched_when_a_key_is_unknown_and_kept_when_fetching_fails() {
     let url = key_server(vec![json!({ "keys": [ed_jwk("one", &ED)] }).to_string(), "broken".into()]).await;
-    let auth = Authenticator::new(AuthConfig { jwks: Some(Jwks::Url(url)), ..AuthConfig::default() }).expect("valid");
+    let auth = Authenticator::new(AuthConfig {
+        jwks: Some(Jwks::Url(url)),
+        ..AuthConfig::default()
+    })
+    .expect("valid");
     let claims = json!({ "sub": "ann", "exp": now_s() + 60.0 }).to_string();
     let known = token(r#"{"alg":"EdDSA","kid":"one"}"#, &claims, &ED.private, Algorithm::EdDSA);
     let unknown = token(r#"{"alg":"EdDSA","kid":"two"}"#, &claims, &ED.private, Algorithm::EdDSA);
     assert_eq!(auth.verify(&known), Err(AuthError::Invalid), "nothing is fetched yet");
     assert!(auth.authenticate(&known).await.is_ok());
-    assert_eq!(auth.authenticate(&unknown).await, Err(AuthError::Invalid), "asked a moment ago: not again");
+    assert_eq!(
+        auth.authenticate(&unknown).await,
+        Err(AuthError::Invalid),
+        "asked a moment ago: not again"
+    );
     *auth.fetched.as_ref().expect("by URL").last_try.lock() = None;
     assert_eq!(auth.authenticate(&unknown).await, Err(AuthError::Invalid), "the second set is broken");
     assert!(auth.verify(&known).is_ok(), "the last good keys stay");

@@ -100,15 +100,27 @@ pub async fn readable_message(gateway: &Gateway, caller: &Caller, id: MessageId)
 /// The answer with one message and its `ETag`.
 pub async fn message(gateway: &Gateway, status: StatusCode, row: &MessageRow) -> Answer {
     let readers = Readers::load(gateway, row.id.conversation, row.id.seq).await?.of(row);
-    let context = MessageContext {
-        read_by: Some(&readers),
-        deleted_for: Some(&[]),
-    };
+    Ok(tagged(
+        status,
+        row,
+        MessageContext {
+            read_by: Some(&readers),
+            deleted_for: Some(&[]),
+        },
+    ))
+}
+
+/// The answer with a message that has just been created: nobody has read it, so nothing is looked up.
+pub fn fresh_message(row: &MessageRow) -> Response {
+    tagged(StatusCode::CREATED, row, MessageContext::FRESH)
+}
+
+fn tagged(status: StatusCode, row: &MessageRow, context: MessageContext<'_>) -> Response {
     let mut response = json(status, &MessageResource::new(row, context));
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", row.rev)) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    Ok(response)
+    response
 }
 
 /// The message that a command has just written.

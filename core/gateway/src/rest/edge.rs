@@ -58,6 +58,7 @@ pub async fn edge(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     };
     let mut response = rendered(response, &ids);
     finish_headers(response.headers_mut(), &ids, origin.filter(|_| allowed));
+    tracing::debug!(request = %ids.id, %method, route = route.as_ref().map(MatchedPath::as_str), status = response.status().as_u16(), "answered");
     count(&method, route.as_ref(), response.status(), start);
     response
 }
@@ -116,6 +117,9 @@ fn panicked(ids: &RequestIds) -> Response {
 /// A problem gets its body here, where the request's id is known.
 fn rendered(mut response: Response, ids: &RequestIds) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
+        if let Some(cause) = problem.cause() {
+            tracing::error!(request = %ids.id, trace = %ids.trace, %cause, "a request failed");
+        }
         return response;
     };
     if let Some(code) = ErrorCode::ALL.into_iter().find(|code| code.as_str() == problem.code()) {

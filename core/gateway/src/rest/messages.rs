@@ -122,7 +122,11 @@ async fn sent(gateway: &Gateway, caller: &Caller, id: ConversationId, message: N
         )
         .await?;
     let row = answer::written_message(gateway, outcome.conversation.message(outcome.seq)).await?;
-    let response = answer::message(gateway, StatusCode::CREATED, &row).await?;
+    let response = if outcome.duplicate {
+        answer::message(gateway, StatusCode::CREATED, &row).await?
+    } else {
+        answer::fresh_message(&row)
+    };
     Ok(answer::located(
         answer::replayed(response, &outcome),
         &format!("/api/messages/{}", row.id),

@@ -85,6 +85,8 @@ struct Facts {
     errors: Vec<FieldProblem>,
     plugin: Option<(String, String)>,
     retry_after: Option<Duration>,
+    /// For the log, never for the client.
+    cause: Option<String>,
 }
 
 /// A field at fault.
@@ -140,6 +142,7 @@ impl Problem {
                 ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::ReadOnly
             )
             .then_some(Duration::from_secs(1)),
+            cause: None,
         }))
     }
 
@@ -163,6 +166,11 @@ impl Problem {
     /// The stable code.
     pub fn code(&self) -> &str {
         &self.0.code
+    }
+
+    /// What went wrong inside, for the log.
+    pub fn cause(&self) -> Option<&str> {
+        self.0.cause.as_deref()
     }
 
     /// The answer: head and body, naming the request.
@@ -211,7 +219,7 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let mut problem = Problem::new(refusal.code, &*refusal.message);
         if refusal.code == ErrorCode::Internal {
-            tracing::error!(error = %refusal.message, "a request failed");
+            problem.0.cause = Some(refusal.message.to_string());
             problem.0.detail = "the server made a mistake; its log has more under this request's id".into();
         }
         if let Some(field) = refusal.field {
