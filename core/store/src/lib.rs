@@ -3,7 +3,7 @@
 //! A [`Store`] keeps, per shard, one append-only log of [`Entry`]s: appending a batch of whole transactions is one atomic,
 //! durable step, and that step decides. Everything the [`Views`] answer is a function of the log's entries; the
 //! [`Cursors`] are state beside it. Back ends: [`embedded`] (SQLite, one machine) and [`memory`] (tests, testkit). One
-//! conformance suite, [`suite`], is their contract; [`decorate`] wraps any of them.
+//! conformance suite, `suite` (a feature), is their contract; [`decorate`] wraps any of them.
 //!
 //! Reading your writes: an entry is in every answer of the views from the moment its `append` has returned.
 

@@ -1,7 +1,7 @@
 //! Stores around stores: each wrapper implements the same traits and adds one thing.
 //!
 //! A wrapper says in its `around` what happens before and after every operation, and in its own `append` and `recover` what is
-//! special about them; [`decorate`] writes the forty other lines.
+//! special about them; the macro `decorate` writes the forty other lines.
 
 mod faulty;
 mod metered;

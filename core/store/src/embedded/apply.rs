@@ -133,7 +133,8 @@ impl<'c> Batch<'c> {
             Event::Notified(notification) => self.notified(entry, notification),
             Event::NotificationsRead(seqs) => self.notifications_read(entry, seqs),
             Event::AllNotificationsRead(up_to) => {
-                let sql = "UPDATE notifications SET state = 1, updated_at = ?3 WHERE owner = ?1 AND seq <= ?2 AND state = 0";
+                let sql = "UPDATE notifications INDEXED BY notifications_unread SET state = 1, updated_at = ?3
+                    WHERE owner = ?1 AND seq <= ?2 AND state = 0";
                 self.execute(sql, (key(id), *up_to, entry.at)).map(drop)
             }
             Event::BlockListed { user, blocked: true } => self
@@ -402,7 +403,8 @@ impl<'c> Batch<'c> {
     fn notified(&self, entry: &Entry, notification: &Notification) -> Applied {
         let owner = key(entry.conversation);
         if let Some(collapse) = &notification.collapse {
-            let sql = "UPDATE notifications SET state = 2, updated_at = ?3 WHERE owner = ?1 AND collapse = ?2 AND state = 0";
+            let sql = "UPDATE notifications INDEXED BY notifications_collapsing SET state = 2, updated_at = ?3
+                WHERE owner = ?1 AND collapse = ?2 AND state = 0";
             self.execute(sql, (owner, collapse, entry.at))?;
         }
         self.execute(

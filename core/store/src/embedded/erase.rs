@@ -69,7 +69,7 @@ fn redacted_rows(conn: &Connection, messages: &[MessageId]) -> Result<Vec<(Pos, 
 
 fn positions(conn: &Connection, message: MessageId) -> rusqlite::Result<Vec<Pos>> {
     let mut select = conn.prepare_cached(
-        "SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2 UNION ALL SELECT pos FROM entries WHERE conversation = ?1 AND target = ?2",
+        "SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2 UNION ALL SELECT pos FROM entries INDEXED BY edits WHERE conversation = ?1 AND target = ?2",
     )?;
     select
         .query_map((key(message.conversation), message.seq), |row| Ok(Pos(row.get::<_, i64>(0)? as u64)))?

@@ -1,7 +1,7 @@
 //! The one writer of `log.db`.
 //!
 //! [`Writer::append`] is the hot path of the whole server: one transaction per group, one cached statement, no allocation per
-//! row, one sync. It never checkpoints; see [`checkpoint`](super::checkpoint).
+//! row, one sync. It never checkpoints; see `checkpoint.rs`.
 
 use std::{path::Path, sync::Arc};
 

@@ -4,8 +4,8 @@
 //! write-ahead log has been synced. `views.db` holds everything that can be made again from the log, follows it some
 //! milliseconds behind and is thrown away when it does not fit. Reads wait for it (`docs/adr/0001-reads-wait-for-the-applier.md`).
 //!
-//! Start with [`EmbeddedStore::open`]. Then: an entry's way in is [`log`] (the writer), [`applier`] (the thread) and [`apply`]
-//! (what an entry means); the way out is [`readers`] and [`views`].
+//! Start with [`EmbeddedStore::open`]. Then: an entry's way in is `log` (the writer), `applier` (the thread) and `apply`
+//! (what an entry means); the way out is `readers` and `views`.
 //!
 //! Locks are taken in this order: the readers' gate, the writer, the views, the backlog.
 

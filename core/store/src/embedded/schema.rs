@@ -73,6 +73,9 @@ pub(super) const LOG_MIGRATIONS: &[&str] = &["
 pub(super) const VIEWS_VERSION: i64 = 1;
 
 /// The views. None of them holds the text of a message: pages read it from the log by position.
+///
+/// Queries name their partial index (`INDEXED BY`): without statistics SQLite takes the primary key instead, which would be a
+/// scan of the whole conversation or of every notification of a user.
 pub(super) const VIEWS_SCHEMA: &str = "
     CREATE TABLE meta (
         id INTEGER PRIMARY KEY CHECK (id = 0),

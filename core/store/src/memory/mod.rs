@@ -1,6 +1,6 @@
 //! A store in memory, for tests and the testkit.
 //!
-//! Written to be read: what each event means stands in [`state`], in plain maps, made independently of the embedded store. The
+//! Written to be read: what each event means stands in `state`, in plain maps, made independently of the embedded store. The
 //! conformance suite runs random histories against both and compares every answer.
 
 mod answers;

@@ -78,9 +78,13 @@ impl Snapshot<'_> {
         limit: usize,
     ) -> Result<Vec<NotificationRow>, StoreError> {
         let owner = self.owner(user)?;
-        let condition = if unread_only { "v.state = 0" } else { "v.state <> 2" };
+        let (index, condition) = if unread_only {
+            ("INDEXED BY notifications_unread", "v.state = 0")
+        } else {
+            ("", "v.state <> 2")
+        };
         let sql = format!(
-            "SELECT v.seq, e.pos, v.state, v.updated_at FROM notifications v JOIN entries e ON e.conversation = v.owner AND e.seq = v.seq
+            "SELECT v.seq, e.pos, v.state, v.updated_at FROM notifications v {index} JOIN entries e ON e.conversation = v.owner AND e.seq = v.seq
                 WHERE v.owner = ?1 AND v.seq < ?2 AND {condition} ORDER BY v.seq DESC LIMIT ?3"
         );
         let before = before.map_or(i64::MAX, i64::from);
@@ -98,7 +102,7 @@ impl Snapshot<'_> {
     }
 
     pub(super) fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
-        let sql = "SELECT count(*) FROM notifications WHERE owner = ?1 AND state = 0";
+        let sql = "SELECT count(*) FROM notifications INDEXED BY notifications_unread WHERE owner = ?1 AND state = 0";
         Ok(self.one(sql, [key(self.owner(user)?)], |row| row.get(0))?.unwrap_or_default())
     }
 
