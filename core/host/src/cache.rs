@@ -105,7 +105,13 @@ impl Hasher for Blake {
 
 /// Lowercase hex digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    text
 }
 
 fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
@@ -213,8 +219,8 @@ mod tests {
         let (dir, engine) = (dir.path().join("cache"), engine());
         let cache = Cache::open(&dir).unwrap();
         let path = cache.path(&engine, &[7; 32]);
-        let spoil: [&dyn Fn(&mut Vec<u8>); 3] = [&|file| file[40] ^= 1, &|file| file.truncate(20), &|file| file.truncate(100)];
-        for spoil in spoil {
+        let changes: [fn(&mut Vec<u8>); 3] = [|file| file[40] ^= 1, |file| file.truncate(20), |file| file.truncate(100)];
+        for spoil in changes {
             cache.put(&engine, &[7; 32], &component(&engine));
             let mut file = fs::read(&path).unwrap();
             spoil(&mut file);

@@ -29,6 +29,8 @@ pub(crate) struct Session {
     pub(crate) guest: Option<Arc<dyn HostCalls>>,
     pub(crate) call: Arc<wit::Call>,
     pub(crate) deadline: Instant,
+    /// The deadline is the hook's own, not what others before it in the scope have left.
+    pub(crate) is_own_deadline: bool,
 }
 
 /// One kind of call.
@@ -108,7 +110,7 @@ async fn perform<H: Handler>(plugin: Arc<Plugin>, mut lease: Lease, session: Ses
         }
         Err(error) => {
             plugin.meters(hook).count(Outcome::Fault(error.kind));
-            note_failure(&plugin, hook, &error, &session.call.trace_id);
+            note_failure(&plugin, hook, &error, &session);
             Err(error)
         }
     }
@@ -157,10 +159,12 @@ fn note_success(plugin: &Plugin, hook: Hook) {
     }
 }
 
-fn note_failure(plugin: &Plugin, hook: Hook, error: &CallError, trace_id: &str) {
+fn note_failure(plugin: &Plugin, hook: Hook, error: &CallError, session: &Session) {
+    let trace_id = session.call.trace_id.as_str();
+    let was_hurried = error.kind == Kind::Timeout && !session.is_own_deadline;
     let (id, hook_name, kind, message) = (plugin.id().as_str(), hook.as_str(), error.kind.as_str(), error.message.as_str());
     tracing::warn!(plugin = id, hook = hook_name, kind, trace_id, message, "plugin call failed");
-    if !error.kind.is_fault() {
+    if was_hurried || !error.kind.is_fault() {
         plugin.breaker(hook).undecided();
     } else if plugin.breaker(hook).failed(Instant::now()) {
         plugin.meters(hook).breaker(true);

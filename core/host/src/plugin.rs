@@ -107,12 +107,13 @@ impl Plugin {
         call: &Arc<wit::Call>,
         handler: H,
     ) -> Result<(H::Answer, Written), CallError> {
-        let deadline = (Instant::now() + self.settings(handler.hook()).deadline).min(scope.deadline());
+        let (own, scopes) = (Instant::now() + self.settings(handler.hook()).deadline, scope.deadline());
         let guest = self.needs_engine.then(|| scope.guest(self.id()));
         let session = Session {
             guest: guest.clone(),
             call: call.clone(),
-            deadline,
+            deadline: own.min(scopes),
+            is_own_deadline: own <= scopes,
         };
         let answer = calls::call(self, session, handler).await?;
         Ok((answer, Written(guest)))
@@ -125,6 +126,10 @@ impl Plugin {
     /// Shows this version as active, or not any more.
     pub(crate) fn announce(&self, active: bool) {
         metrics::info(self.id(), &self.manifest.version, &self.manifest.api, &hex(&self.digest[..8]), active);
+        if !active {
+            self.profile.meters.idle.set(0.0);
+            self.profile.meters.busy.set(0.0);
+        }
     }
 }
 

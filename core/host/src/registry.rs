@@ -373,3 +373,15 @@ async fn tell<H: Handler<Answer = Result<(), String>>>(plugin: &Arc<Plugin>, sco
         Err(error) => Err(plugin.hook_error(hook, error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hooks_are_their_own_index() {
+        for (index, hook) in Hook::ALL.into_iter().enumerate() {
+            assert_eq!(hook as usize, index, "{hook:?}: chains and meters are found by this number");
+        }
+    }
+}

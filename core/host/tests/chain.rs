@@ -237,3 +237,17 @@ async fn five_faults_in_a_row_open_the_breaker() {
     assert_eq!(host.list()[0].running.as_ref().unwrap().breakers_open, ["before-message"]);
     assert_eq!(metric("haggle_plugin_breaker_open", &[("plugin", "breaks")]), Some(1.0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_was_left_too_little_time_is_not_blamed() {
+    let (_bench, host) = Bench::with(
+        "hurried",
+        "[limits]\nwall_ms = 1000\ncpu_ms = 1000",
+        &decides("", "", "(loop $l (br $l)) unreachable"),
+    )
+    .await;
+    for _ in 0..8 {
+        let refusal = send(&host, &FakeScope::within(Duration::from_millis(5)), "hello").await.unwrap_err();
+        assert_eq!(refusal.plugin.unwrap().1, "timeout", "never `breaker`");
+    }
+}
