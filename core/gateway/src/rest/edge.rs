@@ -117,11 +117,11 @@ fn panicked(ids: &RequestIds) -> Response {
 /// A problem gets its body here, where the request's id is known.
 fn rendered(mut response: Response, ids: &RequestIds) -> Response {
     let Some(problem) = response.extensions_mut().remove::<Problem>() else {
-        if let Some(cause) = problem.cause() {
-            tracing::error!(request = %ids.id, trace = %ids.trace, %cause, "a request failed");
-        }
         return response;
     };
+    if let Some(cause) = problem.cause() {
+        tracing::error!(request = %ids.id, trace = %ids.trace, %cause, "a request failed");
+    }
     if let Some(code) = ErrorCode::ALL.into_iter().find(|code| code.as_str() == problem.code()) {
         metrics::counter!(names::REFUSED, "code" => code.as_str()).increment(1);
     }
