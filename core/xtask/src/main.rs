@@ -18,7 +18,7 @@ Usage: cargo xtask COMMAND
 Commands:
   up [--release] [-- SERVE OPTIONS]   build server and plugins, start `haggle serve --dev`, print tokens and lines to paste
   test [FILTER]                       build what the tests need and run all of them (with FILTER: those whose name has it)
-  plugins                             build the first-party plugins into target/plugins
+  plugins [DIR...]                    build the first-party plugins into target/plugins; with DIR: those, into target/bench-plugins
   check                               formatting, clippy, crate arrows, licences, the repository's shape
   help                                this page";
 
@@ -38,7 +38,8 @@ fn run(args: &[String]) -> anyhow::Result<()> {
     match command {
         "up" => up::run(rest),
         "test" => test::run_all(rest),
-        "plugins" => plugins::build().map(drop),
+        "plugins" if rest.is_empty() => plugins::build().map(drop),
+        "plugins" => plugins::build_others(rest).map(drop),
         "check" => check::run(),
         up::ANNOUNCE => up::announce(rest),
         "help" | "--help" | "-h" => {

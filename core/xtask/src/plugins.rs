@@ -24,19 +24,28 @@ struct Source {
     wasm: String,
 }
 
-/// Builds all of them and returns the folder that holds them.
+/// Builds the first-party ones and returns the folder that holds them.
 pub fn build() -> Result<PathBuf> {
-    let sources = sources()?;
+    build_into(&sources()?, target_dir().join("plugins"))
+}
+
+/// Builds plugins that live elsewhere in the repository (the load generator's hook) into `target/bench-plugins`, apart from those
+/// that a server is meant to load.
+pub fn build_others(dirs: &[String]) -> Result<PathBuf> {
+    let sources = dirs.iter().map(|dir| source(&root().join(dir))).collect::<Result<Vec<_>>>()?;
+    build_into(&sources, target_dir().join("bench-plugins"))
+}
+
+fn build_into(sources: &[Source], plugins: PathBuf) -> Result<PathBuf> {
     let toolchain = wasm::find()?;
     step(&format!("building {} plugins", sources.len()), || {
         let mut command = toolchain.build();
-        for source in &sources {
+        for source in sources {
             command.args(["-p", &source.package]);
         }
         run(&mut command)
     })?;
-    let plugins = target_dir().join("plugins");
-    for source in &sources {
+    for source in sources {
         install(source, &plugins.join(&source.id)).with_context(|| format!("plugin {}", source.id))?;
     }
     Ok(plugins)
