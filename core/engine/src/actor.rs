@@ -22,7 +22,13 @@ pub struct Actor {
 impl Actor {
     /// A user on a transport, without roles.
     pub fn user(user: impl Into<UserId>, transport: &'static str) -> Actor {
-        Actor { user: user.into(), roles: Arc::from([]), session: Arc::from(""), transport, dialect: Arc::from("native") }
+        Actor {
+            user: user.into(),
+            roles: Arc::from([]),
+            session: Arc::from(""),
+            transport,
+            dialect: Arc::from("native"),
+        }
     }
 
     /// A plugin that acts for itself.

@@ -20,7 +20,12 @@ pub struct Request {
 impl Request {
     /// A request without a client id.
     pub fn new(actor: Actor, command: Command) -> Request {
-        Request { actor, client_id: None, trace_id: String::new(), command }
+        Request {
+            actor,
+            client_id: None,
+            trace_id: String::new(),
+            command,
+        }
     }
 
     /// The same with the client's id (`None` leaves it without).
@@ -57,7 +62,13 @@ pub struct NewMessage {
 impl NewMessage {
     /// A plain text.
     pub fn text(text: impl Into<String>) -> NewMessage {
-        NewMessage { kind: "text".into(), text: text.into(), metadata: None, reply_to: None, forwarded_from: None }
+        NewMessage {
+            kind: "text".into(),
+            text: text.into(),
+            metadata: None,
+            reply_to: None,
+            forwarded_from: None,
+        }
     }
 }
 

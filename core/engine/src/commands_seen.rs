@@ -35,7 +35,10 @@ pub(crate) struct CommandsSeen {
 impl CommandsSeen {
     /// From the store's rows, newest first; `incomplete` when there were more.
     pub fn load(rows: Vec<CommandRow>, exact_max: usize, incomplete: bool) -> CommandsSeen {
-        let mut seen = CommandsSeen { incomplete, ..CommandsSeen::default() };
+        let mut seen = CommandsSeen {
+            incomplete,
+            ..CommandsSeen::default()
+        };
         for row in rows.into_iter().rev() {
             seen.insert(row, exact_max, Millis::MIN);
         }
@@ -88,7 +91,10 @@ struct Bloom {
 
 impl Bloom {
     fn new() -> Bloom {
-        Bloom { bits: vec![0; BLOOM_IDS * BLOOM_BITS_PER_ID / 64].into(), ids: 0 }
+        Bloom {
+            bits: vec![0; BLOOM_IDS * BLOOM_BITS_PER_ID / 64].into(),
+            ids: 0,
+        }
     }
 
     fn insert(&mut self, id: CommandId) {
@@ -116,7 +122,13 @@ mod tests {
     use super::*;
 
     fn row(n: u32) -> CommandRow {
-        CommandRow { id: CommandId::hash(&[&n.to_be_bytes()]), digest: 1, seq: n, at: Millis::from(n), answer: None }
+        CommandRow {
+            id: CommandId::hash(&[&n.to_be_bytes()]),
+            digest: 1,
+            seq: n,
+            at: Millis::from(n),
+            answer: None,
+        }
     }
 
     #[test]
@@ -126,7 +138,10 @@ mod tests {
             seen.insert(row(n), 1_000, 0);
         }
         assert_eq!(seen.get(row(29_999).id), Seen::Yes(row(29_999)));
-        assert!((0..29_000).all(|n| seen.get(row(n).id) == Seen::Maybe), "an answered id is never called new");
+        assert!(
+            (0..29_000).all(|n| seen.get(row(n).id) == Seen::Maybe),
+            "an answered id is never called new"
+        );
         let wrong = (100_000..200_000).filter(|n| seen.get(row(*n).id) != Seen::No).count();
         assert!(wrong < 40, "{wrong} of 100,000 new ids would cost a read");
     }

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use crate::{
     Inner, Outcome, Refusal, Reply,
     lanes::{Lane, Staged},
-    state::State,
-    transaction::{Stamp, StagedEntry, Transaction},
+    state::{MarksAhead, State},
+    transaction::{StagedEntry, Stamp, Transaction},
     turns::TurnQueue,
 };
 
@@ -87,13 +87,27 @@ impl Conversation {
             state: State::default(),
             used: Instant::now(),
         };
-        let audience = Audience { kind: ConversationKind::Personal, users: Vec::new() };
-        Arc::new(Conversation { id, lane, guarded: Mutex::new(guarded), audience: Mutex::new(audience) })
+        let audience = Audience {
+            kind: ConversationKind::Personal,
+            users: Vec::new(),
+        };
+        Arc::new(Conversation {
+            id,
+            lane,
+            guarded: Mutex::new(guarded),
+            audience: Mutex::new(audience),
+        })
     }
 
     /// Reads the state with everything staged.
     pub fn with_state<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         read(&self.guarded.lock().state)
+    }
+
+    /// A new attempt at the command begins, so the former one is over: what was void was that one. What it had reserved and did
+    /// not give back the new attempt must reserve again.
+    pub fn attempt_begins(&self, command: CommandId) {
+        self.guarded.lock().state.voids.retain(|void| *void != command);
     }
 
     /// Gives an answer that writes nothing: at once, or when what it has seen is durable.
@@ -111,7 +125,13 @@ impl Conversation {
     }
 
     /// Stages a transaction: it gets its seqs now, its time and place from the lane, and its answer when it is durable.
-    pub fn stage(self: &Arc<Self>, engine: &Inner, transaction: Transaction, stamp: Stamp, reply: Option<Reply>) -> Result<(), (Refusal, Option<Reply>)> {
+    pub fn stage(
+        self: &Arc<Self>,
+        engine: &Inner,
+        transaction: Transaction,
+        stamp: Stamp,
+        reply: Option<Reply>,
+    ) -> Result<(), (Refusal, Option<Reply>)> {
         self.stage_if(engine, transaction, stamp, reply, |_| true).map(drop)
     }
 
@@ -143,7 +163,13 @@ impl Conversation {
         };
         let outcome = answer(entries.get(main).map(|(entry, _)| entry));
         let bytes = transaction_bytes(&entries);
-        let seen = CommandRow { id: stamp.command, digest: stamp.digest, seq: outcome.seq, at: stamp.at, answer: outcome.answer.clone() };
+        let seen = CommandRow {
+            id: stamp.command,
+            digest: stamp.digest,
+            seq: outcome.seq,
+            at: stamp.at,
+            answer: outcome.answer.clone(),
+        };
         let reply = reply.map(|reply| (reply, Ok(outcome)));
         let staged = self.lane.push(entries, |ticket, entries| Staged {
             ticket,
@@ -175,11 +201,17 @@ fn may_stage(guarded: &Guarded, transaction: &Transaction, stamp: &Stamp, engine
         return Err(unavailable());
     }
     if guarded.state.voids.contains(&stamp.command) {
-        return Err(Refusal::new(ErrorCode::Unavailable, "the command took too long and its reservations were given to another; send it again"));
+        return Err(Refusal::new(
+            ErrorCode::Unavailable,
+            "the command took too long and its reservations were given to another; send it again",
+        ));
     }
     let (bytes, bytes_max) = (transaction.bytes(), engine.limits.transaction_bytes_max);
     if bytes > bytes_max {
-        return Err(Refusal::new(ErrorCode::TooLarge, format!("the transaction has {bytes} bytes, limits.transaction_bytes_max is {bytes_max}")));
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("the transaction has {bytes} bytes, limits.transaction_bytes_max is {bytes_max}"),
+        ));
     }
     Ok(())
 }
@@ -196,6 +228,7 @@ fn sequence(
     stamp: &Stamp,
 ) -> Vec<Unsent> {
     let (mut seq, mut n) = (state.head, state.head_n);
+    let mut marks = MarksAhead::new(state);
     let mut effects = Some(effects);
     let mut items = items;
     if items.is_empty() {
@@ -208,9 +241,16 @@ fn sequence(
         let countable = matches!(&item.event, Event::MessageCreated(content) if content.countable);
         n += u32::from(countable);
         let is_main = index == main;
-        let mut effects = if is_main { effects.take().unwrap_or_default() } else { haggle_model::Effects::default() };
+        let mut effects = if is_main {
+            effects.take().unwrap_or_default()
+        } else {
+            haggle_model::Effects::default()
+        };
+        if let Event::ParticipantJoined { user, .. } = &item.event {
+            marks.joined(user, seq, n);
+        }
         if countable && let Some(actor) = &item.actor {
-            effects.mark = state.mark_of_own_send(actor, seq, n);
+            effects.mark = marks.sent(actor, seq, n);
         }
         let entry = Entry {
             ts: 0,
@@ -261,7 +301,10 @@ impl Drop for Turn {
             next
         };
         if let Some(work) = next {
-            let turn = Turn { engine: self.engine.clone(), conversation: self.conversation.clone() };
+            let turn = Turn {
+                engine: self.engine.clone(),
+                conversation: self.conversation.clone(),
+            };
             self.engine.runtime.spawn(async move { work.run(turn).await });
         }
     }

@@ -30,7 +30,16 @@ async fn wait(answer: oneshot::Receiver<Result<Outcome, Refusal>>) -> Result<Out
 pub(crate) async fn personal(engine: &Arc<Inner>, to: &Address, event: Event, id: CommandId) -> Result<(), Refusal> {
     let (reply, answer) = channel();
     let conversation = engine.warmed(to).await?;
-    engine.enter(conversation.id, &UserId::from(""), PersonalWork { to: to.clone(), event, id, reply });
+    engine.enter(
+        conversation.id,
+        &UserId::from(""),
+        PersonalWork {
+            to: to.clone(),
+            event,
+            id,
+            reply,
+        },
+    );
     wait(answer).await.map(drop)
 }
 
@@ -62,7 +71,12 @@ impl Work for PersonalWork {
 }
 
 fn stage(turn: &Turn, transaction: Transaction, id: CommandId, reply: Reply) -> bool {
-    let stamp = Stamp { command: id, digest: 0, remember: true, at: turn.engine.clock.now() };
+    let stamp = Stamp {
+        command: id,
+        digest: 0,
+        remember: true,
+        at: turn.engine.clock.now(),
+    };
     match turn.conversation.stage(&turn.engine, transaction, stamp, Some(reply)) {
         Ok(()) => true,
         Err((refusal, Some(reply))) => {
@@ -95,7 +109,13 @@ pub(crate) async fn message(
     };
     let actor = Actor::user(sender.clone(), "internal");
     let (reply, answer) = channel();
-    let request = Request::new(actor, Command::Send { to: To::Conversation(conversation), message });
+    let request = Request::new(
+        actor,
+        Command::Send {
+            to: To::Conversation(conversation),
+            message,
+        },
+    );
     pipeline::submit_item(engine, request, id, origin, reply);
     wait(answer).await.map(drop)
 }
@@ -122,7 +142,13 @@ pub(crate) async fn conversation(
         state,
     };
     let (reply, answer) = channel();
-    pipeline::submit_item(engine, Request::new(Actor::plugin(owner), Command::CreateConversation(new)), id, origin, reply);
+    pipeline::submit_item(
+        engine,
+        Request::new(Actor::plugin(owner), Command::CreateConversation(new)),
+        id,
+        origin,
+        reply,
+    );
     wait(answer).await.map(drop)
 }
 
@@ -135,10 +161,17 @@ pub(crate) async fn after(
     event: &After,
     id: CommandId,
 ) -> Result<(), HookError> {
-    let failed = |message: String| HookError { plugin: plugin.clone(), hook: event.hook().as_str(), kind: "error", message };
+    let hook = event.hook().as_str();
+    let failed = |refusal: Refusal| HookError {
+        plugin: plugin.clone(),
+        hook,
+        kind: kind_of(&refusal),
+        message: refusal.to_string(),
+    };
     let actor = entry.actor.clone().map_or_else(Actor::server, |user| Actor::user(user, "internal"));
-    let conversation = engine.warmed_id(entry.conversation).await.map_err(|refusal| failed(refusal.to_string()))?;
+    let conversation = engine.warmed_id(entry.conversation).await.map_err(failed)?;
     for _ in 0..RUNS_MAX {
+        conversation.attempt_begins(id);
         let call = Call {
             command: id,
             actor: actor.clone(),
@@ -155,10 +188,23 @@ pub(crate) async fn after(
         match commit(engine, plan, scope, entry.conversation, None, id).await {
             Ok(true) => return Ok(()),
             Ok(false) => continue,
-            Err(refusal) => return Err(failed(refusal.to_string())),
+            Err(refusal) => return Err(failed(refusal)),
         }
     }
-    Err(failed("what the handler read kept changing under it".into()))
+    Err(HookError {
+        plugin: plugin.clone(),
+        hook,
+        kind: "error",
+        message: "what the handler read kept changing under it".into(),
+    })
+}
+
+/// Whether a handler's transaction failed, or what it needs is away.
+pub(crate) fn kind_of(refusal: &Refusal) -> &'static str {
+    match refusal.code {
+        ErrorCode::Unavailable | ErrorCode::ReadOnly | ErrorCode::Overloaded => "unavailable",
+        _ => "error",
+    }
 }
 
 /// Stages what a handler outside the turn wrote; `false` when what it read does not stand any more.
@@ -175,7 +221,18 @@ pub(crate) async fn commit(
     }
     let (reply, answer) = channel();
     let (stale, is_stale) = oneshot::channel();
-    engine.enter(conversation, &UserId::from(""), StageWork { plan: plan.clone(), scope, address, id, reply, stale });
+    engine.enter(
+        conversation,
+        &UserId::from(""),
+        StageWork {
+            plan: plan.clone(),
+            scope,
+            address,
+            id,
+            reply,
+            stale,
+        },
+    );
     match wait(answer).await {
         Ok(_) => Ok(true),
         Err(_) if is_stale.await.is_ok() => Ok(false),
@@ -196,12 +253,21 @@ struct StageWork {
 
 impl Work for StageWork {
     async fn run(self, turn: Turn) {
-        let StageWork { plan, scope, address, id, reply, stale } = self;
+        let StageWork {
+            plan,
+            scope,
+            address,
+            id,
+            reply,
+            stale,
+        } = self;
         match answered(&turn, id, 0).await {
             Ok(None) => {}
             answer => {
                 scope.release().await;
-                return turn.conversation.answer(reply, answer.map(|outcome| outcome.expect("None was matched above")));
+                return turn
+                    .conversation
+                    .answer(reply, answer.map(|outcome| outcome.expect("None was matched above")));
             }
         }
         let reads = scope.take_reads();

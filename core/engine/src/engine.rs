@@ -88,7 +88,14 @@ impl Engine {
     /// # Errors
     /// The store cannot be read.
     pub async fn start(options: EngineOptions) -> Result<Engine, StoreError> {
-        let EngineOptions { store, hooks, limits, clock, erase_after, reject_unknown_users } = options;
+        let EngineOptions {
+            store,
+            hooks,
+            limits,
+            clock,
+            erase_after,
+            reject_unknown_users,
+        } = options;
         let keys = KeyRing::new(store.installation_secret().await?);
         let mut lanes = Vec::new();
         let mut tails = Vec::new();
@@ -157,7 +164,9 @@ impl Engine {
 
     /// A sign of typing; expires by itself. Ignored from who is no participant or is blocked.
     pub fn typing(&self, actor: &Actor, conversation: ConversationId, on: bool) {
-        self.inner.runtime.spawn(typing::sign(self.inner.clone(), actor.user.clone(), conversation, on));
+        self.inner
+            .runtime
+            .spawn(typing::sign(self.inner.clone(), actor.user.clone(), conversation, on));
     }
 
     /// Registers a connection: presence, and pushes from now on.
@@ -203,7 +212,9 @@ impl Engine {
 
     /// The connection has joined the conversation (after its membership was checked): it is shown who is online there.
     pub fn joined(&self, connection: &Arc<dyn Subscriber>, conversation: ConversationId) {
-        self.inner.runtime.spawn(presence::snapshot(self.inner.clone(), connection.clone(), conversation));
+        self.inner
+            .runtime
+            .spawn(presence::snapshot(self.inner.clone(), connection.clone(), conversation));
     }
 
     /// A client's hint about its own presence (`user_online`); ignored from who has no connection.
@@ -213,7 +224,9 @@ impl Engine {
         }
         let (engine, user) = (self.inner.clone(), actor.user.clone());
         let last_seen = (!online).then(|| engine.clock.now());
-        self.inner.runtime.spawn(async move { presence::tell(&engine, &user, online, last_seen).await });
+        self.inner
+            .runtime
+            .spawn(async move { presence::tell(&engine, &user, online, last_seen).await });
     }
 
     /// Whether the user has a connection, and when it was last seen.
@@ -226,14 +239,23 @@ impl Engine {
     /// conversation but personal ones, and everybody a broadcast: for them the member row may be absent.
     pub async fn authorize_read(&self, actor: &Actor, conversation: ConversationId) -> Result<(ConversationRow, Option<MemberRow>), Refusal> {
         let row = self.inner.store.conversation(conversation).await?.ok_or_else(Refusal::not_found)?;
-        let member = self.inner.store.member(conversation, &actor.user).await?.filter(|member| member.left_seq.is_none());
+        let member = self
+            .inner
+            .store
+            .member(conversation, &actor.user)
+            .await?
+            .filter(|member| member.left_seq.is_none());
         let open = match &row.address {
             Address::Broadcast(_) => true,
             Address::Personal(user) => *user == actor.user,
             Address::Plugin(_) | Address::Kv(..) | Address::Existing(_) => false,
             Address::Direct(..) | Address::Group(..) | Address::Context(..) => actor.is_admin(),
         };
-        if member.is_some() || open { Ok((row, member)) } else { Err(Refusal::not_found()) }
+        if member.is_some() || open {
+            Ok((row, member))
+        } else {
+            Err(Refusal::not_found())
+        }
     }
 
     /// The head for this user, if the conversation is warm and everything in it is durable (no read).
@@ -242,7 +264,11 @@ impl Engine {
         let guarded = there.guarded.lock();
         let state = &guarded.state;
         let settled = !guarded.dead && state.row.is_some() && state.is_settled(there.lane.committed());
-        (settled && state.members.contains_key(user)).then(|| Head { head: state.head, head_n: state.head_n, unread: state.unread(user) })
+        (settled && state.members.contains_key(user)).then(|| Head {
+            head: state.head,
+            head_n: state.head_n,
+            unread: state.unread(user),
+        })
     }
 
     /// The key of the conversation at the address, probed against collisions.
@@ -266,7 +292,10 @@ impl Engine {
             return Ok(());
         }
         if self.inner.store.user(user).await?.is_none() {
-            let command = Command::UpdateProfile { user: user.clone(), patch: ProfilePatch::default() };
+            let command = Command::UpdateProfile {
+                user: user.clone(),
+                patch: ProfilePatch::default(),
+            };
             self.execute(Request::new(Actor::server(), command)).await?;
         }
         self.inner.users_seen.pin().insert(user.clone());
@@ -328,13 +357,19 @@ impl Engine {
 
     /// How firmly it serves.
     pub fn health(&self) -> Health {
-        if self.inner.lanes.iter().any(|lane| lane.has_failed()) { Health::ReadOnly } else { Health::Ready }
+        if self.inner.lanes.iter().any(|lane| lane.has_failed()) {
+            Health::ReadOnly
+        } else {
+            Health::Ready
+        }
     }
 
     /// Finishes what is staged, stops feeds and lanes, saves cursors. Commands after it are `unavailable`.
     pub async fn shutdown(&self) {
         let inner = self.inner.clone();
-        marks::flush_now(&inner);
+        if tokio::time::timeout(STOP_MAX, marks::flush_now(&inner)).await.is_err() {
+            tracing::warn!("some marks were not staged in time and are lost");
+        }
         inner.closing.cancel();
         inner.tasks.close();
         if tokio::time::timeout(STOP_MAX, inner.tasks.wait()).await.is_err() {
@@ -383,13 +418,24 @@ pub(crate) async fn outside(
     let plan = engine.hooks.plan();
     let command = engine.fresh_command();
     for _ in 0..RUNS_MAX {
-        let call = Call { command, actor: actor.clone(), trace_id: trace_id.clone(), now: engine.clock.now(), conversation: None, origin: Vec::new() };
+        let call = Call {
+            command,
+            actor: actor.clone(),
+            trace_id: trace_id.clone(),
+            now: engine.clock.now(),
+            conversation: None,
+            origin: Vec::new(),
+        };
         let scope = HandlerScope::new(engine, &conversation, Place::OutsideTurn, call);
         let response = match handler.run(&*plan, &scope, plugin).await {
             Ok(response) => response,
             Err(error) => {
                 scope.release().await;
-                let code = if error.kind == "gone" { ErrorCode::NotFound } else { ErrorCode::PluginError };
+                let code = if error.kind == "gone" {
+                    ErrorCode::NotFound
+                } else {
+                    ErrorCode::PluginError
+                };
                 return Err(Refusal::new(code, format!("the plugin failed: {}", error.kind)).by_plugin(plugin.as_str(), error.kind));
             }
         };

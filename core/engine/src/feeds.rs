@@ -5,14 +5,16 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    future::Future,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt, stream};
 use haggle_model::{Address, CommandId, ConversationId, ConversationKind, Entry, ErrorCode, Event, Outgoing, PluginId, Pos, Shard};
-use haggle_store::{Cursor, FailedDelivery, HELD_MAX, Held};
+use haggle_store::{Cursor, FailedDelivery, HELD_MAX, Held, StoreError};
 use parking_lot::Mutex;
+use tokio::sync::futures::Notified;
 
 use crate::{
     Inner, Refusal, deliver,
@@ -60,13 +62,25 @@ impl Feeds {
 }
 
 /// Reads the cursors and starts the feeds of every shard.
-pub(crate) async fn start(engine: &Arc<Inner>) -> Result<(), haggle_store::StoreError> {
+pub(crate) async fn start(engine: &Arc<Inner>) -> Result<(), StoreError> {
     for lane in &engine.lanes {
         for (consumer, cursor) in engine.store.cursors(lane.shard).await? {
             engine.feeds.cursors.lock().insert((lane.shard, consumer), (cursor, false));
         }
-        engine.spawn_until_closed(outgoing(engine.clone(), lane.clone()));
+        let cursor = engine.feeds.get(lane.shard, OUTGOING).unwrap_or_default();
+        engine.spawn_until_closed(feed(engine.clone(), lane.clone(), Arc::new(Carrier), cursor));
     }
+    // Before anything is written, so that a plugin that is there from the start misses nothing.
+    for consumer in engine.hooks.plan().consumers() {
+        let name = consumer_of(&consumer.plugin);
+        for lane in &engine.lanes {
+            if engine.feeds.get(lane.shard, &name).is_none() {
+                let cursor = beginning(engine, lane.shard, consumer.from_start).await?;
+                engine.feeds.set(lane.shard, &name, cursor);
+            }
+        }
+    }
+    save(engine).await;
     engine.spawn_until_closed(follow_plugins(engine.clone()));
     Ok(())
 }
@@ -98,60 +112,301 @@ async fn read(engine: &Inner, shard: Shard, after: Pos) -> Vec<(Pos, Arc<Entry>)
     }
 }
 
-// ---- outgoing items -------------------------------------------------------------------------------------------------
+// ---- a feed ---------------------------------------------------------------------------------------------------------
 
-async fn outgoing(engine: Arc<Inner>, lane: Arc<Lane>) {
-    let shard = lane.shard;
-    let mut cursor = engine.feeds.get(shard, OUTGOING).unwrap_or_default();
+/// What a feed does with the entries of a shard's log.
+trait Consumer: Send + Sync + 'static {
+    /// Under which its cursor is saved.
+    fn name(&self) -> String;
+
+    /// When there may be something new.
+    fn news<'a>(&self, lane: &'a Lane) -> Notified<'a>;
+
+    /// What an entry asks for: the conversation that waits when it cannot be done, and which part of the entry it is.
+    fn jobs(&self, engine: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)>;
+
+    /// Does one of them. It may have been done before.
+    fn run(&self, engine: &Arc<Inner>, place: Place, entry: &Arc<Entry>) -> impl Future<Output = Result<(), Trouble>> + Send;
+
+    /// Stops for good when too many conversations wait for it; otherwise it reads no further until there are fewer.
+    fn parks(&self) -> bool;
+}
+
+/// Where in the log something stands.
+#[derive(Clone, Copy)]
+struct Place {
+    shard: Shard,
+    pos: Pos,
+    /// Which part of the entry.
+    index: u32,
+}
+
+/// Why a job was not done.
+enum Trouble {
+    /// What it needs is away: it is tried until that is back.
+    Away(String),
+    /// It failed: it is tried a few times.
+    Failed(String),
+    /// It was refused: another try would be refused too.
+    Refused(String),
+}
+
+impl Trouble {
+    fn of_refusal(refusal: &Refusal) -> Trouble {
+        match refusal.code {
+            ErrorCode::Unavailable | ErrorCode::ReadOnly | ErrorCode::Overloaded | ErrorCode::RateLimited => Trouble::Away(refusal.to_string()),
+            ErrorCode::PluginError => Trouble::Failed(refusal.to_string()),
+            _ => Trouble::Refused(refusal.to_string()),
+        }
+    }
+
+    fn of_hook(error: &HookError) -> Trouble {
+        if error.is_away() {
+            Trouble::Away(error.to_string())
+        } else {
+            Trouble::Failed(error.to_string())
+        }
+    }
+}
+
+/// A conversation that a feed has passed: it takes up again at part `index` of the entry at `from`.
+#[derive(Clone, Copy)]
+struct Holding {
+    from: Pos,
+    index: u32,
+    attempts: u32,
+    next: Instant,
+}
+
+impl Holding {
+    fn new(from: Pos) -> Holding {
+        Holding {
+            from,
+            index: 0,
+            attempts: 0,
+            next: Instant::now(),
+        }
+    }
+}
+
+type Holdings = HashMap<ConversationId, Holding>;
+type Job = (Place, Arc<Entry>);
+
+/// How long after the nth failure a job is tried again.
+pub(crate) fn pause_after(attempts: u32) -> Duration {
+    (RETRY_FIRST * 4_u32.pow(attempts.clamp(1, 6) - 1)).min(RETRY_LONGEST)
+}
+
+/// Reads one shard's log for one consumer, from its cursor on.
+async fn feed(engine: Arc<Inner>, lane: Arc<Lane>, consumer: Arc<impl Consumer>, mut cursor: Cursor) {
+    let (shard, name) = (lane.shard, consumer.name());
+    let mut held: Holdings = cursor.held.iter().map(|held| (held.conversation, Holding::new(held.from))).collect();
     loop {
-        let entries = read(&engine, shard, cursor.pos).await;
-        let Some((last, _)) = entries.last() else {
-            let news = tokio::time::timeout(LOOK_EVERY, lane.news.outgoing.notified());
-            // Either there is news, or it is time to look.
-            let _ = news.await;
+        catch_up(&engine, &consumer, shard, cursor.pos, &mut held).await;
+        let news = consumer.news(&lane);
+        let entries = if held.len() > HELD_MAX {
+            Vec::new()
+        } else {
+            read(&engine, shard, cursor.pos).await
+        };
+        match entries.last().map(|(last, _)| *last) {
+            Some(last) => {
+                let jobs = jobs_by_conversation(&engine, &*consumer, shard, &entries, |conversation, _| !held.contains_key(&conversation));
+                held.extend(run_all(&engine, &consumer, jobs, &Holdings::new()).await);
+                cursor.pos = last;
+            }
+            None => {
+                let soonest = held.values().map(|holding| holding.next).min();
+                let until = soonest.map_or(LOOK_EVERY, |next| next.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
+                // Either there is news, or it is time to look.
+                let _ = tokio::time::timeout(until, news).await;
+            }
+        }
+        cursor.held = held
+            .iter()
+            .take(HELD_MAX)
+            .map(|(conversation, holding)| Held {
+                conversation: *conversation,
+                from: holding.from,
+            })
+            .collect();
+        cursor.held.sort_by_key(|held| (held.from, held.conversation));
+        if held.len() <= HELD_MAX && engine.feeds.get(shard, &name).as_ref() != Some(&cursor) {
+            engine.feeds.set(shard, &name, cursor.clone());
+        }
+        if held.len() > HELD_MAX && consumer.parks() {
+            tracing::error!(consumer = name, %shard, "too many conversations wait for a plugin: its after-hooks stop until the server starts again");
+            engine.metrics.consumers_parked.increment(1.0);
+            return;
+        }
+    }
+}
+
+/// The jobs of some entries: in order per conversation.
+fn jobs_by_conversation(
+    engine: &Inner,
+    consumer: &impl Consumer,
+    shard: Shard,
+    entries: &[(Pos, Arc<Entry>)],
+    wanted: impl Fn(ConversationId, Place) -> bool,
+) -> HashMap<ConversationId, Vec<Job>> {
+    let mut jobs: HashMap<ConversationId, Vec<Job>> = HashMap::new();
+    for (pos, entry) in entries {
+        for (conversation, index) in consumer.jobs(engine, entry) {
+            let place = Place { shard, pos: *pos, index };
+            if wanted(conversation, place) {
+                jobs.entry(conversation).or_default().push((place, entry.clone()));
+            }
+        }
+    }
+    jobs
+}
+
+/// Does the jobs, conversations side by side. Returns those that must wait, and where.
+async fn run_all<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, jobs: HashMap<ConversationId, Vec<Job>>, held: &Holdings) -> Holdings {
+    let running: Vec<_> = jobs
+        .into_iter()
+        .map(|(conversation, jobs)| {
+            let (engine, consumer) = (engine.clone(), consumer.clone());
+            let attempts = held.get(&conversation).map_or(0, |holding| holding.attempts);
+            async move {
+                run_in_order(&engine, &*consumer, conversation, jobs, attempts)
+                    .await
+                    .map(|holding| (conversation, holding))
+            }
+        })
+        .collect();
+    let stopped: Vec<_> = stream::iter(running).buffer_unordered(CONCURRENCY).collect().await;
+    stopped.into_iter().flatten().collect()
+}
+
+/// Does one conversation's jobs; `attempts` is how often the first of them has failed before. Where one fails, the rest waits.
+async fn run_in_order(
+    engine: &Arc<Inner>,
+    consumer: &impl Consumer,
+    conversation: ConversationId,
+    jobs: Vec<Job>,
+    mut attempts: u32,
+) -> Option<Holding> {
+    for (place, entry) in jobs {
+        let Err(trouble) = consumer.run(engine, place, &entry).await else {
+            attempts = 0;
             continue;
         };
-        let last = *last;
-        carry(&engine, shard, &entries).await;
-        cursor.pos = last;
-        engine.feeds.set(shard, OUTGOING, cursor.clone());
+        engine.metrics.delivery_failures.increment(1);
+        attempts += 1;
+        let (error, over) = match trouble {
+            Trouble::Away(error) => {
+                attempts = attempts.min(ATTEMPTS_MAX - 1);
+                (error, false)
+            }
+            Trouble::Failed(error) => (error, attempts >= ATTEMPTS_MAX),
+            Trouble::Refused(error) => (error, true),
+        };
+        if !over {
+            tracing::debug!(consumer = consumer.name(), shard = %place.shard, pos = %place.pos, error, "a delivery failed; it is tried again");
+            return Some(Holding {
+                from: place.pos,
+                index: place.index,
+                attempts,
+                next: Instant::now() + pause_after(attempts),
+            });
+        }
+        let Place { shard, pos, index } = place;
+        give_up(
+            engine,
+            Failure {
+                consumer: consumer.name(),
+                shard,
+                pos,
+                index,
+                conversation,
+                attempts,
+                payload: Vec::new(),
+            },
+            &error,
+        )
+        .await;
+        attempts = 0;
     }
+    None
 }
 
-/// Carries the items of some entries: in order per target, targets side by side.
-async fn carry(engine: &Arc<Inner>, shard: Shard, entries: &[(Pos, Arc<Entry>)]) {
-    let mut targets: HashMap<&Address, Vec<(Pos, u32, Arc<Entry>)>> = HashMap::new();
-    for (pos, entry) in entries {
-        for (index, item) in entry.effects.outgoing.iter().enumerate() {
-            targets.entry(&item.to).or_default().push((*pos, index as u32, entry.clone()));
+/// Tries held conversations whose time has come; each catches up to where the feed is.
+async fn catch_up<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, shard: Shard, upto: Pos, held: &mut Holdings) {
+    let now = Instant::now();
+    let mut due: Holdings = held
+        .iter()
+        .filter(|(_, holding)| holding.next <= now)
+        .map(|(conversation, holding)| (*conversation, *holding))
+        .collect();
+    let Some(first) = due.values().map(|holding| holding.from).min() else {
+        return;
+    };
+    let mut after = Pos(first.0.saturating_sub(1));
+    while after < upto && !due.is_empty() {
+        let mut entries = read(engine, shard, after).await;
+        let Some((last, _)) = entries.last() else { break };
+        after = *last;
+        entries.retain(|(pos, _)| *pos <= upto);
+        let wanted = |conversation, place: Place| {
+            due.get(&conversation)
+                .is_some_and(|holding| (place.pos, place.index) >= (holding.from, holding.index))
+        };
+        let jobs = jobs_by_conversation(engine, &**consumer, shard, &entries, wanted);
+        let tried: Vec<ConversationId> = jobs.keys().copied().collect();
+        let stopped = run_all(engine, consumer, jobs, &due).await;
+        for conversation in tried {
+            if let Some(holding) = stopped.get(&conversation) {
+                due.remove(&conversation);
+                held.insert(conversation, *holding);
+            } else if let Some(holding) = due.get_mut(&conversation) {
+                holding.attempts = 0; // Its next job has not failed yet.
+            }
         }
     }
-    let targets: Vec<_> = targets.into_values().map(|items| carry_to_one(engine.clone(), shard, items)).collect();
-    stream::iter(targets).buffer_unordered(CONCURRENCY).collect::<Vec<()>>().await;
+    held.retain(|conversation, _| !due.contains_key(conversation));
 }
 
-async fn carry_to_one(engine: Arc<Inner>, shard: Shard, items: Vec<(Pos, u32, Arc<Entry>)>) {
-    for (pos, index, entry) in items {
-        carry_one(&engine, shard, pos, index, &entry).await;
+// ---- outgoing items -------------------------------------------------------------------------------------------------
+
+/// Carries items to other conversations: in order per target, and a target that is away holds up only what is for it.
+struct Carrier;
+
+impl Consumer for Carrier {
+    fn name(&self) -> String {
+        OUTGOING.to_owned()
+    }
+
+    fn news<'a>(&self, lane: &'a Lane) -> Notified<'a> {
+        lane.news.outgoing.notified()
+    }
+
+    fn jobs(&self, engine: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)> {
+        (0..)
+            .zip(&entry.effects.outgoing)
+            .map(|(index, item)| (home_of(engine, &item.to), index))
+            .collect()
+    }
+
+    async fn run(&self, engine: &Arc<Inner>, place: Place, entry: &Arc<Entry>) -> Result<(), Trouble> {
+        deliver_item(engine, place.shard, place.pos, place.index, entry)
+            .await
+            .map_err(|refusal| Trouble::of_refusal(&refusal))?;
+        engine.metrics.deliveries.increment(1);
+        Ok(())
+    }
+
+    fn parks(&self) -> bool {
+        false
     }
 }
 
-async fn carry_one(engine: &Arc<Inner>, shard: Shard, pos: Pos, index: u32, entry: &Arc<Entry>) {
-    let mut pause = RETRY_FIRST;
-    loop {
-        match deliver_item(engine, shard, pos, index, entry).await {
-            Ok(()) => return engine.metrics.deliveries.increment(1),
-            Err(refusal) if refusal.code.is_retryable() => {
-                engine.metrics.delivery_failures.increment(1);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RETRY_LONGEST);
-            }
-            Err(refusal) => {
-                engine.metrics.delivery_failures.increment(1);
-                let failed = Failure { consumer: OUTGOING.into(), shard, pos, index, conversation: entry.conversation, attempts: 1, payload: Vec::new() };
-                return give_up(engine, failed, &refusal.to_string()).await;
-            }
-        }
+/// One key for all ways to name a target.
+fn home_of(engine: &Inner, address: &Address) -> ConversationId {
+    match address {
+        Address::Existing(id) => *id,
+        address => engine.keys.key(address),
     }
 }
 
@@ -161,20 +416,22 @@ async fn deliver_item(engine: &Arc<Inner>, shard: Shard, pos: Pos, index: u32, e
     };
     let id = CommandId::of_feed(OUTGOING, shard, pos, index);
     match &item.what {
-        Outgoing::Kv(_) | Outgoing::Keep { .. } | Outgoing::Release { .. } => crate::global_kv::deliver(engine, &item.to, &item.what).await,
+        Outgoing::Kv(_) | Outgoing::Keep { .. } | Outgoing::Release { .. } => crate::global_kv::deliver(engine, &item.to, &item.what, id).await,
         Outgoing::Personal(event) => deliver::personal(engine, &item.to, event.clone(), id).await,
-        Outgoing::Message { sender, content } => deliver::message(engine, &item.to, sender, content, id, writer(entry, item)).await,
+        Outgoing::Message { sender, content } => deliver::message(engine, &item.to, sender, content, id, item.origin.clone()).await,
         Outgoing::Conversation { participants, name, state } => {
-            deliver::conversation(engine, &item.to, participants.clone(), name.clone(), state.clone(), id, writer(entry, item)).await
+            deliver::conversation(
+                engine,
+                &item.to,
+                participants.clone(),
+                name.clone(),
+                state.clone(),
+                id,
+                item.origin.clone(),
+            )
+            .await
         }
     }
-}
-
-/// The plugins that led to what the item does.
-fn writer(entry: &Entry, item: &haggle_model::OutgoingItem) -> Vec<PluginId> {
-    let mut origin = entry.origin.clone();
-    origin.extend(item.by.clone().filter(|plugin| entry.origin.last() != Some(plugin)));
-    origin
 }
 
 // ---- failed deliveries ----------------------------------------------------------------------------------------------
@@ -191,7 +448,15 @@ pub(crate) struct Failure {
 
 /// Keeps what could not be delivered, for the operator.
 pub(crate) async fn give_up(engine: &Inner, failure: Failure, error: &str) {
-    let Failure { consumer, shard, pos, index, conversation, attempts, payload } = failure;
+    let Failure {
+        consumer,
+        shard,
+        pos,
+        index,
+        conversation,
+        attempts,
+        payload,
+    } = failure;
     tracing::warn!(consumer, %shard, %pos, error, "a delivery has failed");
     let failed = FailedDelivery {
         id: 0,
@@ -225,8 +490,7 @@ pub(crate) async fn replay(engine: &Arc<Inner>, failed: &FailedDelivery) -> Resu
     match failed.consumer.strip_prefix("after:") {
         None => deliver_item(engine, failed.shard, pos, failed.index, &entry).await,
         Some(plugin) => {
-            let mut kinds = Kinds::default();
-            let told = tell(engine, &PluginId::from(plugin), failed.shard, pos, &entry, &mut kinds).await;
+            let told = tell(engine, &PluginId::from(plugin), failed.shard, pos, &entry, &Mutex::default()).await;
             told.map_err(|error| Refusal::new(ErrorCode::PluginError, error.to_string()))
         }
     }
@@ -256,7 +520,10 @@ async fn follow_plugins(engine: Arc<Inner>) {
             }
             let stop = engine.closing.child_token();
             for lane in &engine.lanes {
-                let (stop, feed) = (stop.clone(), after(engine.clone(), lane.clone(), consumer.plugin.clone(), consumer.from_start));
+                let (stop, feed) = (
+                    stop.clone(),
+                    after(engine.clone(), lane.clone(), consumer.plugin.clone(), consumer.from_start),
+                );
                 engine.spawn_until_closed(async move {
                     tokio::select! {
                         () = stop.cancelled() => {}
@@ -273,161 +540,77 @@ async fn follow_plugins(engine: Arc<Inner>) {
     }
 }
 
-/// One plugin's after-hooks in one shard.
-async fn after(engine: Arc<Inner>, lane: Arc<Lane>, plugin: PluginId, from_start: bool) {
-    let (shard, consumer) = (lane.shard, consumer_of(&plugin));
-    let mut cursor = match engine.feeds.get(shard, &consumer) {
-        Some(cursor) => cursor,
-        None => first_cursor(&engine, shard, &consumer, from_start).await,
-    };
-    let mut held: HashMap<ConversationId, Holding> =
-        cursor.held.iter().map(|held| (held.conversation, Holding { from: held.from, attempts: 0, next: Instant::now() })).collect();
-    let mut kinds = Kinds::default();
-    loop {
-        catch_up(&engine, &plugin, shard, cursor.pos, &mut held, &mut kinds).await;
-        let news = lane.news.after.notified();
-        let entries = read(&engine, shard, cursor.pos).await;
-        if let Some((last, _)) = entries.last() {
-            let last = *last;
-            for (conversation, from) in tell_batch(&engine, &plugin, shard, entries, &held).await {
-                held.insert(conversation, Holding { from, attempts: 1, next: Instant::now() + RETRY_FIRST });
-            }
-            cursor.pos = last;
-        } else {
-            let soonest = held.values().map(|holding| holding.next).min();
-            let until = soonest.map_or(LOOK_EVERY, |next| next.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
-            // Either there is news, or it is time to look.
-            let _ = tokio::time::timeout(until, news).await;
-        }
-        cursor.held = held.iter().map(|(conversation, holding)| Held { conversation: *conversation, from: holding.from }).collect();
-        if engine.feeds.get(shard, &consumer).as_ref() != Some(&cursor) {
-            engine.feeds.set(shard, &consumer, cursor.clone());
-        }
-        if held.len() > HELD_MAX {
-            tracing::error!(%plugin, %shard, "a plugin holds too many conversations: its after-hooks stop until it is reloaded");
-            engine.metrics.consumers_parked.increment(1.0);
-            return;
-        }
+/// Tells one plugin what happened, in order per conversation.
+struct Teller {
+    plugin: PluginId,
+    kinds: Mutex<Kinds>,
+}
+
+impl Consumer for Teller {
+    fn name(&self) -> String {
+        consumer_of(&self.plugin)
+    }
+
+    fn news<'a>(&self, lane: &'a Lane) -> Notified<'a> {
+        lane.news.after.notified()
+    }
+
+    fn jobs(&self, _: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)> {
+        if may_concern(entry) { vec![(entry.conversation, 0)] } else { Vec::new() }
+    }
+
+    async fn run(&self, engine: &Arc<Inner>, place: Place, entry: &Arc<Entry>) -> Result<(), Trouble> {
+        tell(engine, &self.plugin, place.shard, place.pos, entry, &self.kinds)
+            .await
+            .map_err(|error| Trouble::of_hook(&error))
+    }
+
+    fn parks(&self) -> bool {
+        true
     }
 }
 
+/// One plugin's after-hooks in one shard.
+async fn after(engine: Arc<Inner>, lane: Arc<Lane>, plugin: PluginId, from_start: bool) {
+    let (shard, consumer) = (lane.shard, consumer_of(&plugin));
+    let cursor = match engine.feeds.get(shard, &consumer) {
+        Some(cursor) => cursor,
+        None => first_cursor(&engine, shard, &consumer, from_start).await,
+    };
+    feed(
+        engine,
+        lane,
+        Arc::new(Teller {
+            plugin,
+            kinds: Mutex::default(),
+        }),
+        cursor,
+    )
+    .await;
+}
+
+/// Where a consumer begins that was never here before: at the end of the log, unless its manifest wants all of it.
 async fn first_cursor(engine: &Inner, shard: Shard, consumer: &str, from_start: bool) -> Cursor {
-    let mut cursor = Cursor::default();
-    while !from_start {
-        match engine.store.tail(shard).await {
-            Ok(tail) => {
-                cursor.pos = tail.pos;
-                break;
-            }
+    let cursor = loop {
+        match beginning(engine, shard, from_start).await {
+            Ok(cursor) => break cursor,
             Err(error) => tracing::error!(%shard, %error, "cannot read the end of the log"),
         }
         tokio::time::sleep(LOOK_EVERY).await;
-    }
+    };
     engine.feeds.set(shard, consumer, cursor.clone());
     // A crash right now must not move a new consumer's beginning.
     save(engine).await;
     cursor
 }
 
-/// A conversation that the feed has passed.
-#[derive(Clone, Copy)]
-struct Holding {
-    from: Pos,
-    attempts: u32,
-    next: Instant,
-}
-
-/// Tells the plugin of some entries: in order per conversation, conversations side by side. Returns those that failed, and where.
-async fn tell_batch(
-    engine: &Arc<Inner>,
-    plugin: &PluginId,
-    shard: Shard,
-    entries: Vec<(Pos, Arc<Entry>)>,
-    held: &HashMap<ConversationId, Holding>,
-) -> Vec<(ConversationId, Pos)> {
-    let mut conversations: HashMap<ConversationId, Vec<(Pos, Arc<Entry>)>> = HashMap::new();
-    for (pos, entry) in entries {
-        if !held.contains_key(&entry.conversation) && may_concern(&entry) {
-            conversations.entry(entry.conversation).or_default().push((pos, entry));
-        }
-    }
-    let told: Vec<_> = conversations.into_iter().map(|(id, entries)| tell_one(engine.clone(), plugin.clone(), shard, id, entries)).collect();
-    let failed: Vec<Option<(ConversationId, Pos)>> = stream::iter(told).buffer_unordered(CONCURRENCY).collect().await;
-    failed.into_iter().flatten().collect()
-}
-
-/// Tells the plugin of one conversation's entries; where it fails, the rest waits.
-async fn tell_one(
-    engine: Arc<Inner>,
-    plugin: PluginId,
-    shard: Shard,
-    conversation: ConversationId,
-    entries: Vec<(Pos, Arc<Entry>)>,
-) -> Option<(ConversationId, Pos)> {
-    let mut kinds = Kinds::default();
-    for (pos, entry) in entries {
-        if let Err(error) = tell(&engine, &plugin, shard, pos, &entry, &mut kinds).await {
-            engine.metrics.delivery_failures.increment(1);
-            tracing::debug!(%plugin, %shard, %pos, %error, "an after-hook failed; it is tried again");
-            return Some((conversation, pos));
-        }
-    }
-    None
-}
-
-/// Tries held conversations whose time has come; each catches up to where the feed is.
-async fn catch_up(
-    engine: &Arc<Inner>,
-    plugin: &PluginId,
-    shard: Shard,
-    upto: Pos,
-    held: &mut HashMap<ConversationId, Holding>,
-    kinds: &mut Kinds,
-) {
-    let due: Vec<ConversationId> = held.iter().filter(|(_, holding)| holding.next <= Instant::now()).map(|(id, _)| *id).collect();
-    for conversation in due {
-        let mut holding = held[&conversation];
-        if catch_up_one(engine, plugin, shard, upto, conversation, &mut holding, kinds).await {
-            held.remove(&conversation);
-        } else {
-            held.insert(conversation, holding);
-        }
-    }
-}
-
-/// Whether the conversation has caught up; otherwise `holding` says where it stands and when to try again.
-async fn catch_up_one(
-    engine: &Arc<Inner>,
-    plugin: &PluginId,
-    shard: Shard,
-    upto: Pos,
-    conversation: ConversationId,
-    holding: &mut Holding,
-    kinds: &mut Kinds,
-) -> bool {
-    let mut after = Pos(holding.from.0.saturating_sub(1));
-    while after < upto {
-        let entries = read(engine, shard, after).await;
-        let Some((last, _)) = entries.last() else { return true };
-        after = *last;
-        for (pos, entry) in entries.iter().filter(|(pos, entry)| *pos <= upto && entry.conversation == conversation && may_concern(entry)) {
-            let Err(error) = tell(engine, plugin, shard, *pos, entry, kinds).await else {
-                *holding = Holding { from: pos.next(), attempts: 0, next: Instant::now() };
-                continue;
-            };
-            engine.metrics.delivery_failures.increment(1);
-            let attempts = if holding.from == *pos { holding.attempts + 1 } else { 1 };
-            if attempts < ATTEMPTS_MAX {
-                let pause = RETRY_FIRST * 4_u32.pow(attempts.min(4));
-                *holding = Holding { from: *pos, attempts, next: Instant::now() + pause };
-                return false;
-            }
-            let failure = Failure { consumer: consumer_of(plugin), shard, pos: *pos, index: 0, conversation, attempts, payload: Vec::new() };
-            give_up(engine, failure, &error.to_string()).await;
-            *holding = Holding { from: pos.next(), attempts: 0, next: Instant::now() };
-        }
-    }
-    true
+async fn beginning(engine: &Inner, shard: Shard, from_start: bool) -> Result<Cursor, StoreError> {
+    let pos = if from_start {
+        Pos::default()
+    } else {
+        engine.store.tail(shard).await?.pos
+    };
+    Ok(Cursor { pos, held: Vec::new() })
 }
 
 /// Kinds of the conversations that a feed has met lately.
@@ -437,18 +620,23 @@ struct Kinds(HashMap<ConversationId, ConversationKind>);
 const KINDS_MAX: usize = 10_000;
 
 impl Kinds {
-    async fn of(&mut self, engine: &Inner, id: ConversationId) -> Result<ConversationKind, haggle_store::StoreError> {
-        if let Some(kind) = self.0.get(&id) {
+    async fn of(kinds: &Mutex<Kinds>, engine: &Inner, id: ConversationId) -> Result<ConversationKind, StoreError> {
+        if let Some(kind) = kinds.lock().0.get(&id) {
             return Ok(*kind);
         }
-        let kind = match engine.warm.peek(id).and_then(|there| there.with_state(|state| state.address().map(Address::kind))) {
+        let kind = match engine
+            .warm
+            .peek(id)
+            .and_then(|there| there.with_state(|state| state.address().map(Address::kind)))
+        {
             Some(kind) => kind,
             None => engine.store.conversation(id).await?.map_or(ConversationKind::Personal, |row| row.kind()),
         };
-        if self.0.len() >= KINDS_MAX {
-            self.0.clear();
+        let mut kinds = kinds.lock();
+        if kinds.0.len() >= KINDS_MAX {
+            kinds.0.clear();
         }
-        self.0.insert(id, kind);
+        kinds.0.insert(id, kind);
         Ok(kind)
     }
 }
@@ -459,22 +647,51 @@ fn may_concern(entry: &Entry) -> bool {
 }
 
 /// Tells one plugin of one entry, if it wants to know.
-async fn tell(engine: &Arc<Inner>, plugin: &PluginId, shard: Shard, pos: Pos, entry: &Arc<Entry>, kinds: &mut Kinds) -> Result<(), HookError> {
+async fn tell(engine: &Arc<Inner>, plugin: &PluginId, shard: Shard, pos: Pos, entry: &Arc<Entry>, kinds: &Mutex<Kinds>) -> Result<(), HookError> {
     if entry.origin.len() >= engine.limits.origin_depth_max {
         return Ok(()); // Plugins answer each other: the chain is cut here.
     }
-    let store_failed = |error: haggle_store::StoreError| HookError { plugin: plugin.clone(), hook: "after", kind: "error", message: error.to_string() };
-    let kind = kinds.of(engine, entry.conversation).await.map_err(store_failed)?;
+    let store_failed = |error: StoreError| HookError {
+        plugin: plugin.clone(),
+        hook: "after",
+        kind: "unavailable",
+        message: error.to_string(),
+    };
+    let kind = Kinds::of(kinds, engine, entry.conversation).await.map_err(store_failed)?;
     if kind == ConversationKind::Personal {
         return Ok(());
     }
     let plan = engine.hooks.plan();
-    let Some(event) = after_event(engine, entry, |hook, message| plan.wants_after(plugin, hook, &Facts { conversation: kind, message, dialect: "native" })).await.map_err(store_failed)?
+    let Some(event) = after_event(engine, entry, |hook, message| {
+        plan.wants_after(
+            plugin,
+            hook,
+            &Facts {
+                conversation: kind,
+                message,
+                dialect: "native",
+            },
+        )
+    })
+    .await
+    .map_err(store_failed)?
     else {
         return Ok(());
     };
-    let message = if let After::Message { message, .. } = &event { Some(message.content.kind.clone()) } else { None };
-    if !plan.wants_after(plugin, event.hook(), &Facts { conversation: kind, message: message.as_deref(), dialect: "native" }) {
+    let message = if let After::Message { message, .. } = &event {
+        Some(message.content.kind.clone())
+    } else {
+        None
+    };
+    if !plan.wants_after(
+        plugin,
+        event.hook(),
+        &Facts {
+            conversation: kind,
+            message: message.as_deref(),
+            dialect: "native",
+        },
+    ) {
         return Ok(());
     }
     let id = CommandId::of_feed(&consumer_of(plugin), shard, pos, 0);
@@ -484,11 +701,7 @@ async fn tell(engine: &Arc<Inner>, plugin: &PluginId, shard: Shard, pos: Pos, en
 }
 
 /// What an entry means to an after-hook, in its present state; `None` when it means nothing or nobody wants it.
-async fn after_event(
-    engine: &Inner,
-    entry: &Entry,
-    wants: impl Fn(crate::ports::Hook, Option<&str>) -> bool,
-) -> Result<Option<After>, haggle_store::StoreError> {
+async fn after_event(engine: &Inner, entry: &Entry, wants: impl Fn(crate::ports::Hook, Option<&str>) -> bool) -> Result<Option<After>, StoreError> {
     use crate::ports::Hook;
     let op = match &entry.event {
         Event::MessageCreated(_) => Some(Op::Send),
@@ -497,11 +710,19 @@ async fn after_event(
         _ => None,
     };
     if let (Some(op), Some(seq)) = (op, entry.event.message_seq(entry.seq)) {
-        let kind = if let Event::MessageCreated(content) | Event::MessageEdited { content, .. } = &entry.event { Some(content.kind.as_str()) } else { None };
+        let kind = if let Event::MessageCreated(content) | Event::MessageEdited { content, .. } = &entry.event {
+            Some(content.kind.as_str())
+        } else {
+            None
+        };
         if kind.is_some() && !wants(Hook::AfterMessage, kind) {
             return Ok(None);
         }
-        return Ok(engine.store.message(entry.conversation.message(seq)).await?.map(|message| After::Message { op, message }));
+        return Ok(engine
+            .store
+            .message(entry.conversation.message(seq))
+            .await?
+            .map(|message| After::Message { op, message }));
     }
     let op = match &entry.event {
         Event::ConversationCreated(_) => "create",
@@ -514,11 +735,25 @@ async fn after_event(
         if !wants(Hook::AfterConversation, None) {
             return Ok(None);
         }
-        return Ok(engine.store.conversation(entry.conversation).await?.map(|conversation| After::Conversation { op, conversation }));
+        return Ok(engine
+            .store
+            .conversation(entry.conversation)
+            .await?
+            .map(|conversation| After::Conversation { op, conversation }));
     }
-    let change = |op, user: &haggle_model::UserId, role| Some(After::Participant(ParticipantChange { op, user: user.clone(), role }));
+    let change = |op, user: &haggle_model::UserId, role| {
+        Some(After::Participant(ParticipantChange {
+            op,
+            user: user.clone(),
+            role,
+        }))
+    };
     let reaction = |target, user: &haggle_model::UserId, emoji: Option<String>| {
-        Some(After::Reaction(ReactionChange { message: entry.conversation.message(target), user: user.clone(), emoji }))
+        Some(After::Reaction(ReactionChange {
+            message: entry.conversation.message(target),
+            user: user.clone(),
+            emoji,
+        }))
     };
     Ok(match &entry.event {
         Event::ParticipantJoined { user, role } => change("join", user, *role),
@@ -526,7 +761,10 @@ async fn after_event(
         Event::ParticipantUpdated { user, role } => change("role", user, *role),
         Event::ReactionAdded { target, user, emoji } => reaction(*target, user, Some(emoji.clone())),
         Event::ReactionRemoved { target, user } => reaction(*target, user, None),
-        Event::Marked { user, mark } => Some(After::Receipt { user: user.clone(), mark: *mark }),
+        Event::Marked { user, mark } => Some(After::Receipt {
+            user: user.clone(),
+            mark: *mark,
+        }),
         _ => None,
     })
 }

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use haggle_model::{
-    Address, CommandId, ConversationId, Effects, ErrorCode, Event, KvChange, Millis, Outgoing, OutgoingItem, PluginId, Reservation, ReservationState, UserId,
+    Address, CommandId, ConversationId, Effects, ErrorCode, Event, KvChange, Millis, Outgoing, OutgoingItem, PluginId, Reservation, ReservationState,
+    UserId,
 };
 use tokio::sync::oneshot;
 
@@ -27,23 +28,33 @@ pub(crate) fn by_part(plugin: &PluginId, keys: &[String]) -> Vec<(Address, Vec<S
     let mut parts: BTreeMap<u8, (Address, Vec<String>)> = BTreeMap::new();
     for key in keys {
         let address = Address::kv(plugin, key);
-        let Address::Kv(_, part) = address else { unreachable!("Address::kv makes kv parts") };
+        let Address::Kv(_, part) = address else {
+            unreachable!("Address::kv makes kv parts")
+        };
         parts.entry(part).or_insert_with(|| (address, Vec::new())).1.push(key.clone());
     }
     parts.into_values().collect()
 }
 
 /// What the holder's transaction carries so that its reservation stays.
-pub(crate) fn keep(plugin: &PluginId, keys: &[String], holder: CommandId) -> Vec<OutgoingItem> {
-    let item = |(to, keys)| OutgoingItem { to, what: Outgoing::Keep { plugin: plugin.clone(), keys, holder }, by: Some(plugin.clone()) };
+pub(crate) fn keep(plugin: &PluginId, keys: &[String], holder: CommandId, origin: &[PluginId]) -> Vec<OutgoingItem> {
+    let item = |(to, keys)| OutgoingItem {
+        to,
+        what: Outgoing::Keep {
+            plugin: plugin.clone(),
+            keys,
+            holder,
+        },
+        origin: origin.to_vec(),
+    };
     by_part(plugin, keys).into_iter().map(item).collect()
 }
 
-/// The value of a key: a kept reservation's, one's own, or what was set.
+/// The committed value of a key: a kept reservation's, one's own, or what was set.
 pub(crate) async fn get(engine: &Arc<Inner>, plugin: &PluginId, key: &str, command: CommandId) -> Result<Option<Vec<u8>>, Refusal> {
     let address = Address::kv(plugin, key);
     let part = engine.warmed(&address).await?;
-    let cell = Cell::read(engine, &part, plugin, key).await?;
+    let cell = Cell::committed(engine, &part, plugin, key).await?;
     let held = cell.held.filter(|held| held.kept || held.holder == command).map(|held| held.value);
     Ok(held.or(cell.value))
 }
@@ -62,9 +73,15 @@ pub(crate) async fn reserve(
         let part = engine.warmed(&address).await?;
         match reserve_in(engine, &part, &address, plugin, &keys, value, command, holder).await {
             Ok(true) => got.extend(keys),
-            other => {
+            Ok(false) => {
                 give_back(engine, plugin, &got, command).await;
-                return other;
+                // Whoever is told that somebody has the keys can rely on it.
+                durable(&part).await?;
+                return Ok(false);
+            }
+            Err(refusal) => {
+                give_back(engine, plugin, &got, command).await;
+                return Err(refusal);
             }
         }
     }
@@ -88,20 +105,41 @@ async fn reserve_in(
         for key in keys {
             let cell = Cell::read(engine, part, plugin, key).await?;
             match cell.held {
-                Some(held) if held.holder == command => continue,
+                Some(held) if held.holder == command && held.kept => continue,
+                // An earlier attempt's, or one's own: made new, so that nobody who is about to settle it gets it.
+                Some(held) if held.holder == command => {}
                 Some(held) if held.kept || engine.clock.now() - held.since < SETTLE_AFTER_MS => return Ok(false),
-                Some(held) => {
-                    if !settle(engine, &held).await? {
-                        return Ok(false);
-                    }
-                }
+                Some(held) if !settle(engine, &held).await? => return Ok(false),
+                Some(_) => {}
                 None if cell.value.is_some() => return Ok(false),
                 None => {}
             }
-            let state = ReservationState { holder: command, conversation: holder, value: value.to_vec(), since: engine.clock.now(), kept: false };
-            wanted.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: Some(state) });
+            let state = ReservationState {
+                holder: command,
+                conversation: holder,
+                value: value.to_vec(),
+                since: engine.clock.now(),
+                kept: false,
+            };
+            wanted.push(Reservation {
+                plugin: plugin.clone(),
+                key: key.clone(),
+                state: Some(state),
+            });
         }
-        if wanted.is_empty() || stage(engine, part, address, Effects { reservations: wanted, ..Effects::default() }, seen).await? {
+        if wanted.is_empty()
+            || stage(
+                engine,
+                part,
+                address,
+                Effects {
+                    reservations: wanted,
+                    ..Effects::default()
+                },
+                seen,
+            )
+            .await?
+        {
             return Ok(true);
         }
     }
@@ -118,23 +156,61 @@ pub(crate) async fn give_back(engine: &Arc<Inner>, plugin: &PluginId, keys: &[St
     }
 }
 
-/// Applies an outgoing item to a part of the kv.
-pub(crate) async fn deliver(engine: &Arc<Inner>, address: &Address, what: &Outgoing) -> Result<(), Refusal> {
+/// Applies an outgoing item to a part of the kv. It may come again: `id` tells that it was applied.
+pub(crate) async fn deliver(engine: &Arc<Inner>, address: &Address, what: &Outgoing, id: CommandId) -> Result<(), Refusal> {
     match what {
-        Outgoing::Kv(changes) => set_in(engine, address, changes).await,
+        Outgoing::Kv(changes) => set_in(engine, address, changes, id).await,
+        // No other command holds for this holder, so a second time changes nothing.
         Outgoing::Keep { plugin, keys, holder } => keep_in(engine, address, plugin, keys, *holder).await,
-        Outgoing::Release { plugin, keys, holder } => {
-            release_in(engine, address, plugin, keys, |held| holder.is_none_or(|holder| held.holder == holder)).await
-        }
+        Outgoing::Release {
+            plugin,
+            keys,
+            holder: Some(holder),
+        } => release_in(engine, address, plugin, keys, |held| held.holder == *holder).await,
+        Outgoing::Release { plugin, keys, holder: None } => release_once(engine, address, plugin, keys, id).await,
         _ => Err(Refusal::new(ErrorCode::Internal, "not an item for a part of the kv")),
     }
 }
 
-async fn set_in(engine: &Arc<Inner>, address: &Address, changes: &[KvChange]) -> Result<(), Refusal> {
+/// Whether the item with this id has been applied to the part.
+async fn applied(engine: &Arc<Inner>, part: &Conversation, id: CommandId) -> Result<bool, Refusal> {
+    Ok(match part.with_state(|state| state.commands.get(id)) {
+        Seen::Yes(_) => true,
+        Seen::No => false,
+        Seen::Maybe => engine.store.command(part.id, id).await?.is_some(),
+    })
+}
+
+async fn set_in(engine: &Arc<Inner>, address: &Address, changes: &[KvChange], id: CommandId) -> Result<(), Refusal> {
     let part = engine.warmed(address).await?;
     for _ in 0..LOOKS_MAX {
         let seen = part.with_state(|state| state.last_ticket);
-        if stage(engine, &part, address, Effects { kv: changes.to_vec(), ..Effects::default() }, seen).await? {
+        let effects = Effects {
+            kv: changes.to_vec(),
+            ..Effects::default()
+        };
+        if applied(engine, &part, id).await? || stage_as(engine, &part, address, effects, seen, Some(id)).await? {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+/// Frees keys whoever holds them, and remembers that it did, even where nobody held any: a second time somebody new may.
+async fn release_once(engine: &Arc<Inner>, address: &Address, plugin: &PluginId, keys: &[String], id: CommandId) -> Result<(), Refusal> {
+    let part = engine.warmed(address).await?;
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        let free = |key: &String| Reservation {
+            plugin: plugin.clone(),
+            key: key.clone(),
+            state: None,
+        };
+        let effects = Effects {
+            reservations: keys.iter().map(free).collect(),
+            ..Effects::default()
+        };
+        if applied(engine, &part, id).await? || stage_as(engine, &part, address, effects, seen, Some(id)).await? {
             return Ok(());
         }
     }
@@ -149,10 +225,26 @@ async fn keep_in(engine: &Arc<Inner>, address: &Address, plugin: &PluginId, keys
         for key in keys {
             let held = Cell::read(engine, &part, plugin, key).await?.held;
             if let Some(held) = held.filter(|held| held.holder == holder && !held.kept) {
-                kept.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: Some(ReservationState { kept: true, ..held }) });
+                kept.push(Reservation {
+                    plugin: plugin.clone(),
+                    key: key.clone(),
+                    state: Some(ReservationState { kept: true, ..held }),
+                });
             }
         }
-        if kept.is_empty() || stage(engine, &part, address, Effects { reservations: kept, ..Effects::default() }, seen).await? {
+        if kept.is_empty()
+            || stage(
+                engine,
+                &part,
+                address,
+                Effects {
+                    reservations: kept,
+                    ..Effects::default()
+                },
+                seen,
+            )
+            .await?
+        {
             return Ok(());
         }
     }
@@ -172,10 +264,26 @@ async fn release_in(
         let mut freed = Vec::new();
         for key in keys {
             if Cell::read(engine, &part, plugin, key).await?.held.is_some_and(|held| matches(&held)) {
-                freed.push(Reservation { plugin: plugin.clone(), key: key.clone(), state: None });
+                freed.push(Reservation {
+                    plugin: plugin.clone(),
+                    key: key.clone(),
+                    state: None,
+                });
             }
         }
-        if freed.is_empty() || stage(engine, &part, address, Effects { reservations: freed, ..Effects::default() }, seen).await? {
+        if freed.is_empty()
+            || stage(
+                engine,
+                &part,
+                address,
+                Effects {
+                    reservations: freed,
+                    ..Effects::default()
+                },
+                seen,
+            )
+            .await?
+        {
             return Ok(());
         }
     }
@@ -188,18 +296,58 @@ fn busy() -> Refusal {
 
 /// Stages effects of a part and waits until they are durable; `false` when something was staged since `seen`.
 async fn stage(engine: &Arc<Inner>, part: &Arc<Conversation>, address: &Address, effects: Effects, seen: u64) -> Result<bool, Refusal> {
+    stage_as(engine, part, address, effects, seen, None).await
+}
+
+/// The same under an id that is remembered.
+async fn stage_as(
+    engine: &Arc<Inner>,
+    part: &Arc<Conversation>,
+    address: &Address,
+    effects: Effects,
+    seen: u64,
+    id: Option<CommandId>,
+) -> Result<bool, Refusal> {
     let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
-    let mut transaction = Transaction { effects, ..Transaction::default() };
+    let mut transaction = Transaction {
+        effects,
+        ..Transaction::default()
+    };
     if part.with_state(|state| state.row.is_none()) {
-        transaction.items.push(Item::new(&UserId::from(""), crate::pipeline::created(address, None)));
+        transaction
+            .items
+            .push(Item::new(&UserId::from(""), crate::pipeline::created(address, None)));
     }
-    let stamp = Stamp { command: engine.fresh_command(), digest: 0, remember: false, at: engine.clock.now() };
+    let command = id.unwrap_or_else(|| engine.fresh_command());
+    let stamp = Stamp {
+        command,
+        digest: 0,
+        remember: id.is_some(),
+        at: engine.clock.now(),
+    };
     let reply = Box::new(move |outcome| drop(done.send(outcome)));
-    let staged = part.stage_if(engine, transaction, stamp, Some(reply), |state| state.last_ticket == seen).map_err(|(refusal, _)| refusal)?;
+    let staged = part
+        .stage_if(engine, transaction, stamp, Some(reply), |state| state.last_ticket == seen)
+        .map_err(|(refusal, _)| refusal)?;
     if staged {
         committed.await.map_err(|_| unavailable())??;
     }
     Ok(staged)
+}
+
+/// Waits until everything staged in the part is durable.
+async fn durable(part: &Arc<Conversation>) -> Result<(), Refusal> {
+    let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
+    let nothing = Outcome {
+        conversation: part.id,
+        seq: 0,
+        at: 0,
+        duplicate: false,
+        existed: true,
+        answer: None,
+    };
+    part.answer(Box::new(move |answer| drop(done.send(answer))), Ok(nothing));
+    committed.await.map_err(|_| unavailable())?.map(drop)
 }
 
 /// Decides about a pending reservation of somebody else: `true` when it is free now.
@@ -217,7 +365,12 @@ async fn settle(engine: &Arc<Inner>, held: &ReservationState) -> Result<bool, Re
         }
         let item = Item::new(&UserId::from(""), Event::Void(held.holder));
         let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
-        let stamp = Stamp { command: engine.fresh_command(), digest: 0, remember: false, at: engine.clock.now() };
+        let stamp = Stamp {
+            command: engine.fresh_command(),
+            digest: 0,
+            remember: false,
+            at: engine.clock.now(),
+        };
         let reply = Box::new(move |outcome| drop(done.send(outcome)));
         let voided = holder.stage_if(engine, Transaction::of(item), stamp, Some(reply), |state| state.last_ticket == seen);
         if voided.map_err(|(refusal, _)| refusal)? {
@@ -235,18 +388,40 @@ struct Cell {
 }
 
 impl Cell {
+    /// With everything staged.
     async fn read(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Cell, Refusal> {
-        let (held, change) = part.with_state(|state| (state.staged_reservation(plugin, key).map(|held| held.cloned()), state.staged_kv(plugin, key).cloned()));
+        let (held, change) = part.with_state(|state| {
+            (
+                state.staged_reservation(plugin, key).map(|held| held.cloned()),
+                state.staged_kv(plugin, key).cloned(),
+            )
+        });
         let held = match held {
             Some(held) => held,
             None => engine.store.reservation(part.id, plugin, key).await?,
         };
-        let now = engine.clock.now();
-        let alive = |expires_at: Option<Millis>| expires_at.is_none_or(|expires_at| expires_at > now);
         let value = match change {
-            Some(change) => alive(change.expires_at).then_some(change.value).flatten(),
-            None => engine.store.kv_get(part.id, plugin, key).await?.filter(|row| alive(row.expires_at)).map(|row| row.value),
+            Some(change) => change.value.filter(|_| alive(change.expires_at, engine.clock.now())),
+            None => Cell::stored_value(engine, part, plugin, key).await?,
         };
         Ok(Cell { held, value })
     }
+
+    /// What the store says.
+    async fn committed(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Cell, Refusal> {
+        let held = engine.store.reservation(part.id, plugin, key).await?;
+        Ok(Cell {
+            held,
+            value: Cell::stored_value(engine, part, plugin, key).await?,
+        })
+    }
+
+    async fn stored_value(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        let row = engine.store.kv_get(part.id, plugin, key).await?;
+        Ok(row.filter(|row| alive(row.expires_at, engine.clock.now())).map(|row| row.value))
+    }
+}
+
+fn alive(expires_at: Option<Millis>, now: Millis) -> bool {
+    expires_at.is_none_or(|expires_at| expires_at > now)
 }

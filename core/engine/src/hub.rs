@@ -28,7 +28,10 @@ pub struct Push {
 impl Push {
     /// A push that is not yet encoded.
     pub fn new(what: What) -> Arc<Push> {
-        Arc::new(Push { what, encodings: Default::default() })
+        Arc::new(Push {
+            what,
+            encodings: Default::default(),
+        })
     }
 
     /// The bytes in the format `slot` (below [`ENCODINGS`]), made by `encode` the first time.
@@ -172,7 +175,9 @@ impl Hub {
     /// Forgets a connection.
     pub fn disconnect(&self, user: &UserId, id: &str) -> Edge {
         let users = self.users.pin();
-        let Some(connections) = users.get(user).cloned() else { return Edge::Same };
+        let Some(connections) = users.get(user).cloned() else {
+            return Edge::Same;
+        };
         let mut list = connections.write();
         let before = list.len();
         list.retain(|connection| connection.id() != id);

@@ -113,7 +113,9 @@ impl Inner {
             }
             let limits = &self.limits;
             let deadline = Instant::now() + limits.turn_wait_max;
-            let queued = guarded.queue.push(user, Box::new(work), deadline, limits.turn_queue_max, limits.turn_queue_per_user_max);
+            let queued = guarded
+                .queue
+                .push(user, Box::new(work), deadline, limits.turn_queue_max, limits.turn_queue_per_user_max);
             let watch = !std::mem::replace(&mut guarded.expiring, true);
             drop(guarded);
             if watch {
@@ -124,7 +126,10 @@ impl Inner {
             }
             return;
         };
-        let turn = Turn { engine: self.clone(), conversation };
+        let turn = Turn {
+            engine: self.clone(),
+            conversation,
+        };
         self.run_or_spawn(work.run(turn));
     }
 
@@ -169,8 +174,9 @@ impl Inner {
     /// The conversation with this key, loaded.
     pub async fn warmed_id(self: &Arc<Self>, id: ConversationId) -> Result<Arc<Conversation>, Refusal> {
         if let Some(conversation) = self.warm.peek(id) {
-            let guarded = conversation.guarded.lock();
+            let mut guarded = conversation.guarded.lock();
             if guarded.phase == Phase::Warm && !guarded.dead {
+                guarded.used = Instant::now();
                 drop(guarded);
                 return Ok(conversation);
             }
@@ -233,7 +239,9 @@ async fn expire(conversation: Arc<Conversation>) {
         let Some(deadline) = next else { return };
         tokio::time::sleep_until(deadline.into()).await;
         let expired = conversation.guarded.lock().queue.expire(Instant::now());
-        expired.into_iter().for_each(|work| work.refuse(overloaded("the conversation's turn did not come within limits.turn_wait_ms_max")));
+        expired
+            .into_iter()
+            .for_each(|work| work.refuse(overloaded("the conversation's turn did not come within limits.turn_wait_ms_max")));
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use haggle_model::{Entry, ErrorCode, Event, Micros, Pos, Shard};
+use haggle_model::{Address, Entry, ErrorCode, Event, Micros, Pos, Shard};
 use haggle_store::{AppendError, Tail};
 use parking_lot::{Condvar, Mutex};
 
@@ -83,7 +83,10 @@ impl Lane {
     pub fn new(shard: Shard, tail: Tail, bytes_max: usize) -> Arc<Lane> {
         Arc::new(Lane {
             shard,
-            queue: Mutex::new(Queue { ts: tail.ts, ..Queue::default() }),
+            queue: Mutex::new(Queue {
+                ts: tail.ts,
+                ..Queue::default()
+            }),
             wake: Condvar::new(),
             committed: AtomicU64::new(0),
             failed: AtomicBool::new(false),
@@ -95,8 +98,16 @@ impl Lane {
 
     /// Starts the writer thread.
     pub fn start(self: &Arc<Self>, engine: &Arc<Inner>, tail: Tail) {
-        let writer = Writer { lane: self.clone(), engine: Arc::downgrade(engine), runtime: engine.runtime.clone(), metrics: engine.metrics.clone(), tail };
-        let thread = std::thread::Builder::new().name(format!("lane-{}", self.shard)).spawn(move || writer.run());
+        let writer = Writer {
+            lane: self.clone(),
+            engine: Arc::downgrade(engine),
+            runtime: engine.runtime.clone(),
+            metrics: engine.metrics.clone(),
+            tail,
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("lane-{}", self.shard))
+            .spawn(move || writer.run());
         *self.thread.lock() = thread.map_err(|error| tracing::error!(%error, "cannot start a lane's thread")).ok();
     }
 
@@ -111,8 +122,16 @@ impl Lane {
     }
 
     /// Stages entries: gives them their time and a ticket. Call under the conversation's lock, so that the order here is that of the seqs.
-    #[allow(clippy::type_complexity, reason = "the refused transaction goes back with its reply")]
-    pub fn push(&self, entries: Vec<Unsent>, build: impl FnOnce(u64, Vec<StagedEntry>) -> Staged) -> Result<(u64, Vec<Arc<Entry>>), (Refusal, Option<Staged>)> {
+    #[allow(
+        clippy::type_complexity,
+        clippy::result_large_err,
+        reason = "the refused transaction goes back with its reply"
+    )]
+    pub fn push(
+        &self,
+        entries: Vec<Unsent>,
+        build: impl FnOnce(u64, Vec<StagedEntry>) -> Staged,
+    ) -> Result<(u64, Vec<Arc<Entry>>), (Refusal, Option<Staged>)> {
         let mut queue = self.queue.lock();
         if let Some(refusal) = self.refuses(&queue) {
             return Err((refusal, Some(build(0, Vec::new()))));
@@ -135,7 +154,17 @@ impl Lane {
             return reply(Err(unavailable()));
         }
         let ticket = queue.ticket;
-        self.put(&mut queue, Staged { ticket, conversation, entries: Vec::new(), emits: Vec::new(), reply: Some((reply, answer)), bytes: 0 });
+        self.put(
+            &mut queue,
+            Staged {
+                ticket,
+                conversation,
+                entries: Vec::new(),
+                emits: Vec::new(),
+                reply: Some((reply, answer)),
+                bytes: 0,
+            },
+        );
     }
 
     fn put(&self, queue: &mut Queue, staged: Staged) {
@@ -204,7 +233,9 @@ pub(crate) fn read_only() -> Refusal {
 }
 
 fn now_micros() -> Micros {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as Micros)
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_micros() as Micros)
 }
 
 struct Writer {
@@ -227,7 +258,11 @@ impl Writer {
     }
 
     fn commit(&mut self, engine: &Arc<Inner>, group: Vec<Staged>) {
-        let entries: Vec<Arc<Entry>> = group.iter().flat_map(|staged| &staged.entries).map(|staged| staged.entry.clone()).collect();
+        let entries: Vec<Arc<Entry>> = group
+            .iter()
+            .flat_map(|staged| &staged.entries)
+            .map(|staged| staged.entry.clone())
+            .collect();
         if !entries.is_empty() {
             let (started, count) = (Instant::now(), entries.len());
             match self.runtime.block_on(engine.store.append(self.lane.shard, self.tail, entries)) {
@@ -307,6 +342,8 @@ impl Writer {
                 Err(error) => tracing::warn!(shard = %self.lane.shard, %error, "the store has not recovered yet"),
             }
         }
+        // What got warm meanwhile may have been read before the store knew what it holds.
+        engine.warm.kill(self.lane.shard);
         {
             let mut queue = self.lane.queue.lock();
             queue.failed = false;
@@ -338,26 +375,56 @@ impl Writer {
             effects: Default::default(),
             redacted: false,
         };
-        engine.store.append(self.lane.shard, tail, vec![Arc::new(noop)]).await.map_err(|error| error.to_string())
+        engine
+            .store
+            .append(self.lane.shard, tail, vec![Arc::new(noop)])
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 
 /// What was appended although the append failed was never published: clients would learn of it only with the next event.
 async fn republish(engine: &Arc<Inner>, shard: Shard, after: Pos) {
-    let Ok(entries) = engine.store.read(shard, after, GROUP_ENTRIES_MAX).await else { return };
-    for (_, entry) in entries {
-        if entry.seq == 0 {
-            continue;
+    let entries = match engine.store.read(shard, after, 2 * GROUP_ENTRIES_MAX).await {
+        Ok(entries) => entries,
+        Err(error) => return tracing::warn!(%shard, %error, "cannot publish what a failed append wrote; clients learn of it by their next resume"),
+    };
+    for (pos, entry) in entries {
+        if entry.seq > 0
+            && let Err(error) = republish_one(engine, entry).await
+        {
+            tracing::warn!(%shard, %pos, %error, "cannot publish an entry of a failed append");
         }
-        let Ok(members) = engine.store.members(entry.conversation, None, engine.limits.participants_max).await else { return };
-        let Ok(row) = engine.store.conversation(entry.conversation).await else { return };
-        let seq = entry.event.message_seq(entry.seq);
-        let message = match seq {
-            Some(seq) => engine.store.message(entry.conversation.message(seq)).await.ok().flatten().map(Arc::new),
-            None => None,
-        };
-        let kind = row.map_or(haggle_model::ConversationKind::Personal, |row| row.kind());
-        let users = members.into_iter().filter(|member| member.left_seq.is_none()).map(|member| member.user).collect::<Vec<_>>();
-        publish::event(&engine.hub, kind, &users, StagedEntry { entry, message });
     }
+}
+
+async fn republish_one(engine: &Arc<Inner>, entry: Arc<Entry>) -> Result<(), haggle_store::StoreError> {
+    let Some(row) = engine.store.conversation(entry.conversation).await? else {
+        return Ok(());
+    };
+    let message = match entry.event.message_seq(entry.seq) {
+        Some(seq) => engine.store.message(entry.conversation.message(seq)).await?.map(Arc::new),
+        None => None,
+    };
+    let users = match &row.address {
+        Address::Personal(user) => vec![user.clone()],
+        _ => {
+            let members = engine.store.members(entry.conversation, None, engine.limits.participants_max).await?;
+            let there = |member: &haggle_store::MemberRow| member.joined_seq <= entry.seq && member.left_seq.is_none_or(|left| left >= entry.seq);
+            members.into_iter().filter(there).map(|member| member.user).collect()
+        }
+    };
+    publish::event(
+        &engine.hub,
+        row.kind(),
+        &users,
+        StagedEntry {
+            entry: entry.clone(),
+            message,
+        },
+    );
+    if let Event::ParticipantLeft { user } = &entry.event {
+        engine.hub.each(user, |connection| connection.ended(entry.conversation));
+    }
+    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use futures_util::{StreamExt, stream};
 use haggle_model::{ConversationId, Event, Seq, UserId};
 use parking_lot::Mutex;
 
@@ -13,6 +14,8 @@ use crate::{
 
 /// How long a mark without an answer may wait.
 const MERGE_FOR: Duration = Duration::from_secs(1);
+/// Merged marks that are staged side by side.
+const AT_ONCE_MAX: usize = 64;
 /// Marks that wait; above it they are staged at once.
 const WAITING_MAX: usize = 50_000;
 
@@ -26,7 +29,14 @@ struct Wish {
 #[derive(Default)]
 pub(crate) struct Waiting(Mutex<HashMap<(ConversationId, UserId), Wish>>);
 
-pub(crate) fn mark(engine: &Arc<Inner>, actor: &Actor, conversation: ConversationId, delivered: Option<Seq>, read: Option<Seq>, reply: Option<Reply>) {
+pub(crate) fn mark(
+    engine: &Arc<Inner>,
+    actor: &Actor,
+    conversation: ConversationId,
+    delivered: Option<Seq>,
+    read: Option<Seq>,
+    reply: Option<Reply>,
+) {
     if let Err(refusal) = engine.admit(actor) {
         if let Some(reply) = reply {
             reply(Err(refusal));
@@ -56,16 +66,17 @@ pub(crate) async fn flush(engine: Arc<Inner>) {
     let mut tick = tokio::time::interval(MERGE_FOR);
     loop {
         tick.tick().await;
-        flush_now(&engine);
+        flush_now(&engine).await;
     }
 }
 
-/// Stages merged marks now.
-pub(crate) fn flush_now(engine: &Arc<Inner>) {
+/// Stages merged marks; returns when all are staged.
+pub(crate) async fn flush_now(engine: &Arc<Inner>) {
     let waiting = std::mem::take(&mut *engine.marks.0.lock());
-    for ((conversation, user), wish) in waiting {
-        spawn(engine, user, conversation, wish, None);
-    }
+    let marks = waiting
+        .into_iter()
+        .map(|((conversation, user), wish)| stage(engine, user, conversation, wish, None));
+    stream::iter(marks).buffer_unordered(AT_ONCE_MAX).collect::<()>().await;
 }
 
 async fn stage(engine: &Arc<Inner>, user: UserId, id: ConversationId, wish: Wish, reply: Option<Reply>) {
@@ -83,14 +94,15 @@ async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish:
     };
     let mut reply = reply;
     loop {
-        let (member, seen, head, head_n) = conversation.with_state(|state| (state.members.contains_key(user), state.last_ticket, state.head, state.head_n));
+        let (member, seen, head, head_n) =
+            conversation.with_state(|state| (state.members.contains_key(user), state.last_ticket, state.head, state.head_n));
         if !member {
             return Err((Refusal::not_found(), reply));
         }
         let read = match wish.read.map(|seq| seq.min(head)) {
             None => None,
             Some(seq) if seq == head => Some((seq, head_n)),
-            Some(seq) => match number_at(engine, id, seq).await {
+            Some(seq) => match number_at(engine, &conversation, seq).await {
                 Ok(n) => Some((seq, n)),
                 Err(refusal) => return Err((refusal, reply)),
             },
@@ -102,7 +114,12 @@ async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish:
             return Ok(());
         };
         let transaction = Transaction::of(Item::new(user, Event::Marked { user: user.clone(), mark }));
-        let stamp = Stamp { command: engine.fresh_command(), digest: 0, remember: false, at: engine.clock.now() };
+        let stamp = Stamp {
+            command: engine.fresh_command(),
+            digest: 0,
+            remember: false,
+            at: engine.clock.now(),
+        };
         // The mark was worked out on what was seen: a send in between may have moved it.
         let shared = Arc::new(Mutex::new(reply));
         let lent: Option<Reply> = shared.lock().is_some().then(|| {
@@ -122,15 +139,25 @@ async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish:
 }
 
 fn unchanged(engine: &Inner, conversation: &Arc<Conversation>, reply: Reply) {
-    let outcome = Outcome { conversation: conversation.id, seq: 0, at: engine.clock.now(), duplicate: false, existed: true, answer: None };
+    let outcome = Outcome {
+        conversation: conversation.id,
+        seq: 0,
+        at: engine.clock.now(),
+        duplicate: false,
+        existed: true,
+        answer: None,
+    };
     conversation.answer(reply, Ok(outcome));
 }
 
-/// Countable messages up to an event below the head. A seq that is not durable yet is not known to any client.
-async fn number_at(engine: &Inner, id: ConversationId, seq: Seq) -> Result<u32, Refusal> {
+/// Countable messages up to an event.
+async fn number_at(engine: &Inner, conversation: &Conversation, seq: Seq) -> Result<u32, Refusal> {
     if seq == 0 {
         return Ok(0);
     }
-    let events = engine.store.events(id, seq - 1, 1).await?;
+    if let Some(n) = conversation.with_state(|state| state.number_at(seq)) {
+        return Ok(n);
+    }
+    let events = engine.store.events(conversation.id, seq - 1, 1).await?;
     Ok(events.first().map_or(0, |event| event.n))
 }

@@ -50,7 +50,10 @@ impl Metrics {
             conversations: events("conversation_created"),
             marks: events("marked"),
             others: events("other"),
-            refused: ErrorCode::ALL.iter().map(|code| (*code, counter!("haggle_commands_refused_total", "code" => code.as_str()))).collect(),
+            refused: ErrorCode::ALL
+                .iter()
+                .map(|code| (*code, counter!("haggle_commands_refused_total", "code" => code.as_str())))
+                .collect(),
         };
         metrics.store_failed.set(0.0);
         metrics.failed_deliveries.set(0.0);
@@ -89,8 +92,14 @@ fn describe() {
     describe_gauge!("haggle_users_online", "Users with at least one connection");
     describe_gauge!("haggle_failed_deliveries", "Deliveries that were given up and wait for an operator");
     describe_counter!("haggle_feed_deliveries_total", "After-hooks run and outgoing items delivered");
-    describe_counter!("haggle_feed_failures_total", "Attempts of after-hooks, outgoing items and timers that failed");
-    describe_gauge!("haggle_feed_consumers_parked", "Consumers that hold too many conversations and were stopped");
+    describe_counter!(
+        "haggle_feed_failures_total",
+        "Attempts of after-hooks, outgoing items and timers that failed"
+    );
+    describe_gauge!(
+        "haggle_feed_consumers_parked",
+        "Consumers that hold too many conversations and were stopped"
+    );
     describe_counter!("haggle_timers_fired_total", "Timers of plugins that fired");
     describe_counter!("haggle_messages_erased_total", "Deleted messages whose text was erased from the log");
 }

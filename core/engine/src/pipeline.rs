@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use haggle_model::{
-    Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, Event, MessageId, Millis,
-    Outgoing, OutgoingItem, PluginId, Role, Seq, UserId,
+    Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, Event, MessageId,
+    Millis, Outgoing, OutgoingItem, PluginId, Role, Seq, UserId,
 };
 use haggle_store::{CommandRow, MessageRow};
 
@@ -45,14 +45,40 @@ pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
         reply(answer);
     });
     let remember = request.client_id.is_some();
-    engine.enter(at.id, &user, CommandWork { plan: engine.hooks.plan(), request, reply, at, command, digest, remember, origin: Vec::new() });
+    engine.enter(
+        at.id,
+        &user,
+        CommandWork {
+            plan: engine.hooks.plan(),
+            request,
+            reply,
+            at,
+            command,
+            digest,
+            remember,
+            origin: Vec::new(),
+        },
+    );
 }
 
 /// A command that the log asks for: not limited in rate, known by the id of its item.
 pub(crate) fn submit_item(engine: &Arc<Inner>, request: Request, command: CommandId, origin: Vec<PluginId>, reply: Reply) {
     let at = target(engine, &request);
     let user = request.actor.user.clone();
-    engine.enter(at.id, &user, CommandWork { plan: engine.hooks.plan(), request, reply, at, command, digest: 0, remember: true, origin });
+    engine.enter(
+        at.id,
+        &user,
+        CommandWork {
+            plan: engine.hooks.plan(),
+            request,
+            reply,
+            at,
+            command,
+            digest: 0,
+            remember: true,
+            origin,
+        },
+    );
 }
 
 /// Where a command takes its turn.
@@ -65,11 +91,21 @@ struct Target {
 }
 
 fn target(engine: &Inner, request: &Request) -> Target {
-    let existing = |id| Target { id, address: None, attempt: 0 };
-    let by = |address: Address| Target { id: engine.keys.key(&address), address: Some(address), attempt: 0 };
+    let existing = |id| Target {
+        id,
+        address: None,
+        attempt: 0,
+    };
+    let by = |address: Address| Target {
+        id: engine.keys.key(&address),
+        address: Some(address),
+        attempt: 0,
+    };
     let me = &request.actor.user;
     match &request.command {
-        Command::Send { to: To::Conversation(id), .. } => existing(*id),
+        Command::Send {
+            to: To::Conversation(id), ..
+        } => existing(*id),
         Command::Send { to: To::User(user), .. } | Command::Block { user, .. } => by(Address::direct(me, user)),
         Command::Edit { message, .. } | Command::Delete { message, .. } | Command::React { message, .. } => existing(message.conversation),
         Command::CreateConversation(new) => by(new_address(engine, request, new)),
@@ -78,7 +114,10 @@ fn target(engine: &Inner, request: &Request) -> Target {
         | Command::AddParticipant { conversation, .. }
         | Command::RemoveParticipant { conversation, .. }
         | Command::SetRole { conversation, .. }
-        | Command::Call { conversation: Some(conversation), .. } => existing(*conversation),
+        | Command::Call {
+            conversation: Some(conversation),
+            ..
+        } => existing(*conversation),
         Command::UpdateProfile { user, .. } => by(Address::Personal(user.clone())),
         Command::Call { conversation: None, .. }
         | Command::Archive { .. }
@@ -101,7 +140,12 @@ fn new_address(engine: &Inner, request: &Request, new: &NewConversation) -> Addr
             };
             Address::Group(me.clone(), id)
         }
-        NewConversation::Context { owner, context_type, context_id, .. } => crate::context_address(owner, context_type, context_id),
+        NewConversation::Context {
+            owner,
+            context_type,
+            context_id,
+            ..
+        } => crate::context_address(owner, context_type, context_id),
         NewConversation::Broadcast { name } => Address::Broadcast(name.clone()),
     }
 }
@@ -112,7 +156,10 @@ fn check_request(engine: &Inner, request: &Request) -> Result<(), Refusal> {
     if let Some(client_id) = &request.client_id
         && (client_id.is_empty() || client_id.len() > limits.id_bytes_max)
     {
-        return Err(Refusal::bad("/clientMessageId", format!("an idempotency key has 1 to {} bytes", limits.id_bytes_max)));
+        return Err(Refusal::bad(
+            "/clientMessageId",
+            format!("an idempotency key has 1 to {} bytes", limits.id_bytes_max),
+        ));
     }
     match &request.command {
         Command::Send { to, message } => {
@@ -121,11 +168,14 @@ fn check_request(engine: &Inner, request: &Request) -> Result<(), Refusal> {
             }
             check_message(engine, message)
         }
-        Command::Edit { text: None, metadata: None, .. } => Err(Refusal::bad("/content", "an edit changes content or metadata")),
+        Command::Edit {
+            text: None, metadata: None, ..
+        } => Err(Refusal::bad("/content", "an edit changes content or metadata")),
         Command::Edit { text, metadata, .. } => check_text(engine, text.as_deref(), metadata.as_deref()),
-        Command::React { emoji: Some(emoji), .. } if emoji.is_empty() || emoji.len() > limits.reaction_bytes_max => {
-            Err(Refusal::bad("/reaction", format!("a reaction has 1 to {} bytes", limits.reaction_bytes_max)))
-        }
+        Command::React { emoji: Some(emoji), .. } if emoji.is_empty() || emoji.len() > limits.reaction_bytes_max => Err(Refusal::bad(
+            "/reaction",
+            format!("a reaction has 1 to {} bytes", limits.reaction_bytes_max),
+        )),
         Command::CreateConversation(new) => check_new(engine, &request.actor, new),
         Command::UpdateConversation { update, .. } => check_update(engine, update),
         Command::AddParticipant { user, .. } => check_id(engine, "/userId", user),
@@ -143,21 +193,31 @@ fn check_size(field: &'static str, text: &str, bytes_max: usize) -> Result<(), R
     if text.len() <= bytes_max {
         return Ok(());
     }
-    Err(Refusal { field: Some(field), ..Refusal::new(ErrorCode::TooLarge, format!("{} bytes, the limit is {bytes_max}", text.len())) })
+    Err(Refusal {
+        field: Some(field),
+        ..Refusal::new(ErrorCode::TooLarge, format!("{} bytes, the limit is {bytes_max}", text.len()))
+    })
 }
 
 fn check_id(engine: &Inner, field: &'static str, user: &UserId) -> Result<(), Refusal> {
     let max = engine.limits.id_bytes_max;
     let text = user.as_str();
     if text.is_empty() || text.len() > max || text.starts_with("plugin:") {
-        return Err(Refusal::bad(field, format!("a user id has 1 to {max} bytes and does not start with plugin:")));
+        return Err(Refusal::bad(
+            field,
+            format!("a user id has 1 to {max} bytes and does not start with plugin:"),
+        ));
     }
     Ok(())
 }
 
 fn check_user(engine: &Inner, me: &UserId, other: &UserId) -> Result<(), Refusal> {
     check_id(engine, "/userId", other)?;
-    if me == other { Err(Refusal::bad("/userId", "that is you")) } else { Ok(()) }
+    if me == other {
+        Err(Refusal::bad("/userId", "that is you"))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_message(engine: &Inner, message: &NewMessage) -> Result<(), Refusal> {
@@ -170,14 +230,21 @@ fn check_message(engine: &Inner, message: &NewMessage) -> Result<(), Refusal> {
     check_text(engine, Some(&message.text), message.metadata.as_deref())
 }
 
-fn check_text(engine: &Inner, text: Option<&str>, metadata: Option<&str>) -> Result<(), Refusal> {
+pub(crate) fn check_text(engine: &Inner, text: Option<&str>, metadata: Option<&str>) -> Result<(), Refusal> {
     let limits = &engine.limits;
     if let Some(text) = text {
         check_size("/content", text, limits.content_bytes_max)?;
         // Counting characters is only needed where the bytes alone do not settle it.
         if text.len() > limits.content_chars_max && text.chars().count() > limits.content_chars_max {
-            let message = format!("{} characters, limits.content_chars_max is {}", text.chars().count(), limits.content_chars_max);
-            return Err(Refusal { field: Some("/content"), ..Refusal::new(ErrorCode::TooLarge, message) });
+            let message = format!(
+                "{} characters, limits.content_chars_max is {}",
+                text.chars().count(),
+                limits.content_chars_max
+            );
+            return Err(Refusal {
+                field: Some("/content"),
+                ..Refusal::new(ErrorCode::TooLarge, message)
+            });
         }
     }
     metadata.map_or(Ok(()), |metadata| check_size("/metadata", metadata, limits.metadata_bytes_max))
@@ -188,10 +255,18 @@ fn check_new(engine: &Inner, actor: &Actor, new: &NewConversation) -> Result<(),
         NewConversation::Direct { with } => check_user(engine, &actor.user, with),
         NewConversation::Group { participants, name, avatar } => {
             check_participants(engine, participants)?;
+            check_count(engine, once_each(Some(&actor.user), participants).len())?;
             check_size("/groupName", name.as_deref().unwrap_or(""), engine.limits.name_bytes_max)?;
             check_size("/groupAvatar", avatar.as_deref().unwrap_or(""), engine.limits.name_bytes_max)
         }
-        NewConversation::Context { owner, context_type, context_id, participants, name, state } => {
+        NewConversation::Context {
+            owner,
+            context_type,
+            context_id,
+            participants,
+            name,
+            state,
+        } => {
             let named = !owner.is_empty() && owner.len() <= 64 && !context_type.is_empty() && context_type.len() <= 64 && !context_id.is_empty();
             if !named || context_id.len() > engine.limits.id_bytes_max || context_type.contains([':', '/']) {
                 return Err(Refusal::bad("/context", "a context is named owner/type:id"));
@@ -200,16 +275,26 @@ fn check_new(engine: &Inner, actor: &Actor, new: &NewConversation) -> Result<(),
             check_size("/name", name.as_deref().unwrap_or(""), engine.limits.name_bytes_max)?;
             check_size("/state", state.as_deref().unwrap_or(""), engine.limits.attributes_bytes_max)
         }
-        NewConversation::Broadcast { name } if name.is_empty() || name.len() > 64 => Err(Refusal::bad("/name", "a broadcast's name has 1 to 64 bytes")),
+        NewConversation::Broadcast { name } if name.is_empty() || name.len() > 64 => {
+            Err(Refusal::bad("/name", "a broadcast's name has 1 to 64 bytes"))
+        }
         NewConversation::Broadcast { .. } => Ok(()),
     }
 }
 
-fn check_participants(engine: &Inner, participants: &[UserId]) -> Result<(), Refusal> {
+fn check_count(engine: &Inner, count: usize) -> Result<(), Refusal> {
     let max = engine.limits.participants_max;
-    if participants.len() > max {
-        return Err(Refusal::bad("/participants", format!("{} participants, limits.participants_max is {max}", participants.len())));
+    if count > max {
+        return Err(Refusal::bad(
+            "/participants",
+            format!("{count} participants, limits.participants_max is {max}"),
+        ));
     }
+    Ok(())
+}
+
+fn check_participants(engine: &Inner, participants: &[UserId]) -> Result<(), Refusal> {
+    check_count(engine, participants.len())?;
     participants.iter().try_for_each(|user| check_id(engine, "/participants", user))
 }
 
@@ -233,7 +318,10 @@ fn check_profile(engine: &Inner, actor: &Actor, user: &UserId, patch: &ProfilePa
     check_size("/avatar", patch.avatar.as_deref().unwrap_or(""), engine.limits.name_bytes_max)?;
     let json = patch.attributes.as_ref().map_or(0, String::len) + patch.preferences.as_ref().map_or(0, String::len);
     if json > engine.limits.attributes_bytes_max {
-        return Err(Refusal::new(ErrorCode::TooLarge, format!("{json} bytes, limits.attributes_bytes_max is {}", engine.limits.attributes_bytes_max)));
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("{json} bytes, limits.attributes_bytes_max is {}", engine.limits.attributes_bytes_max),
+        ));
     }
     Ok(())
 }
@@ -260,21 +348,45 @@ impl Work for CommandWork {
             let user = self.request.actor.user.clone();
             return engine.enter(next.id, &user, CommandWork { at: next, ..self });
         }
-        let CommandWork { plan, request, reply, at, command, digest, remember, origin } = self;
+        let CommandWork {
+            plan,
+            request,
+            reply,
+            at,
+            command,
+            digest,
+            remember,
+            origin,
+        } = self;
         if remember {
             match answered(&turn, command, digest).await {
                 Ok(None) => {}
                 Ok(Some(outcome)) => return turn.conversation.answer(reply, Ok(outcome)),
                 Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
             }
+            turn.conversation.attempt_begins(command);
         }
         let now = turn.engine.clock.now();
         let address = at.address.as_ref();
-        let context = Context { turn: &turn, plan: &*plan, request: &request, address, command, now, origin, scope: Default::default() };
+        let context = Context {
+            turn: &turn,
+            plan: &*plan,
+            request: &request,
+            address,
+            command,
+            now,
+            origin,
+            scope: Default::default(),
+        };
         let decided = decide(&context).await;
         let scope = context.scope.into_inner();
         let holds = scope.as_ref().is_some_and(HandlerScope::holds);
-        let stamp = Stamp { command, digest, remember: remember || holds, at: now };
+        let stamp = Stamp {
+            command,
+            digest,
+            remember: remember || holds,
+            at: now,
+        };
         turn.conversation.guarded.lock().state.pending = None;
         finish(&turn, decided, scope, stamp, reply).await;
     }
@@ -288,9 +400,15 @@ impl Target {
     /// The next key, when a stranger stands at this one.
     fn probe(&self, turn: &Turn) -> Option<Target> {
         let address = self.address.as_ref()?;
-        let stranger = turn.conversation.with_state(|state| state.address().is_some_and(|there| there != address));
+        let stranger = turn
+            .conversation
+            .with_state(|state| state.address().is_some_and(|there| there != address));
         let attempt = self.attempt + 1;
-        (stranger && attempt <= PROBES_MAX).then(|| Target { id: turn.engine.keys.key(address).probe(attempt), address: Some(address.clone()), attempt })
+        (stranger && attempt <= PROBES_MAX).then(|| Target {
+            id: turn.engine.keys.key(address).probe(attempt),
+            address: Some(address.clone()),
+            attempt,
+        })
     }
 }
 
@@ -314,7 +432,17 @@ async fn finish(turn: &Turn, decided: Result<Decided, Refusal>, scope: Option<Ha
             }
         },
         Ok(Decided::Nothing { seq, existed, answer }) => {
-            let outcome = Outcome { conversation: conversation.id, seq, at: stamp.at, duplicate: false, existed, answer };
+            if let Some(scope) = scope {
+                scope.release().await;
+            }
+            let outcome = Outcome {
+                conversation: conversation.id,
+                seq,
+                at: stamp.at,
+                duplicate: false,
+                existed,
+                answer,
+            };
             conversation.answer(reply, Ok(outcome));
         }
         Err(refusal) => {
@@ -338,16 +466,30 @@ pub(crate) async fn answered(turn: &Turn, command: CommandId, digest: u64) -> Re
 
 fn repeat(conversation: ConversationId, row: CommandRow, digest: u64) -> Result<Outcome, Refusal> {
     if row.digest != digest {
-        return Err(Refusal::new(ErrorCode::IdempotencyKeyReused, "the same idempotency key came with other content"));
+        return Err(Refusal::new(
+            ErrorCode::IdempotencyKeyReused,
+            "the same idempotency key came with other content",
+        ));
     }
-    Ok(Outcome { conversation, seq: row.seq, at: row.at, duplicate: true, existed: false, answer: row.answer })
+    Ok(Outcome {
+        conversation,
+        seq: row.seq,
+        at: row.at,
+        duplicate: true,
+        existed: false,
+        answer: row.answer,
+    })
 }
 
 /// What a turn decided.
 pub(crate) enum Decided {
     Write(Box<Transaction>),
     /// Everything is as asked for already.
-    Nothing { seq: Seq, existed: bool, answer: Option<String> },
+    Nothing {
+        seq: Seq,
+        existed: bool,
+        answer: Option<String>,
+    },
 }
 
 impl Decided {
@@ -355,7 +497,11 @@ impl Decided {
         Ok(Decided::Write(Box::new(transaction)))
     }
 
-    const UNCHANGED: Decided = Decided::Nothing { seq: 0, existed: true, answer: None };
+    const UNCHANGED: Decided = Decided::Nothing {
+        seq: 0,
+        existed: true,
+        answer: None,
+    };
 }
 
 /// Everything a decision looks at.
@@ -404,7 +550,11 @@ impl Context<'_> {
     }
 
     fn facts<'b>(&'b self, kind: ConversationKind, message: Option<&'b str>) -> Facts<'b> {
-        Facts { conversation: kind, message, dialect: &self.actor().dialect }
+        Facts {
+            conversation: kind,
+            message,
+            dialect: &self.actor().dialect,
+        }
     }
 
     fn kind(&self) -> ConversationKind {
@@ -426,7 +576,12 @@ impl Context<'_> {
 async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
     match &context.request.command {
         Command::Send { message, .. } => send(context, message).await,
-        Command::Edit { message, text, metadata, if_rev } => edit(context, *message, text.as_deref(), metadata.as_deref(), *if_rev).await,
+        Command::Edit {
+            message,
+            text,
+            metadata,
+            if_rev,
+        } => edit(context, *message, text.as_deref(), metadata.as_deref(), *if_rev).await,
         Command::Delete { message, if_rev } => delete(context, *message, *if_rev).await,
         Command::React { message, emoji } => react(context, *message, emoji.as_deref()).await,
         Command::CreateConversation(new) => create(context, new).await,
@@ -439,15 +594,33 @@ async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
         Command::Call { name, payload, .. } => call(context, name, payload).await,
         Command::Archive { conversation, archived } => {
             must_be_in(context, *conversation).await?;
-            personal(context, Event::ConversationArchived { conversation: *conversation, archived: *archived })
+            personal(
+                context,
+                Event::ConversationArchived {
+                    conversation: *conversation,
+                    archived: *archived,
+                },
+            )
         }
         Command::Hide { conversation } => {
             let to_seq = must_be_in(context, *conversation).await?;
-            personal(context, Event::ConversationHidden { conversation: *conversation, to_seq })
+            personal(
+                context,
+                Event::ConversationHidden {
+                    conversation: *conversation,
+                    to_seq,
+                },
+            )
         }
         Command::Mute { conversation, until } => {
             must_be_in(context, *conversation).await?;
-            personal(context, Event::ConversationMuted { conversation: *conversation, until: *until })
+            personal(
+                context,
+                Event::ConversationMuted {
+                    conversation: *conversation,
+                    until: *until,
+                },
+            )
         }
         Command::HideMessage { message } => {
             must_be_in(context, message.conversation).await?;
@@ -456,8 +629,17 @@ async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
         }
         Command::UpdateProfile { user, patch } => update_profile(context, user, patch).await,
         Command::ReadNotification { seq } => {
-            let row = context.engine().store.notification(&context.actor().user, *seq).await?.ok_or_else(Refusal::not_found)?;
-            if row.read { Ok(Decided::UNCHANGED) } else { personal(context, Event::NotificationsRead(vec![*seq])) }
+            let row = context
+                .engine()
+                .store
+                .notification(&context.actor().user, *seq)
+                .await?
+                .ok_or_else(Refusal::not_found)?;
+            if row.read {
+                Ok(Decided::UNCHANGED)
+            } else {
+                personal(context, Event::NotificationsRead(vec![*seq]))
+            }
         }
         Command::ReadAllNotifications => personal(context, Event::AllNotificationsRead(context.state(|state| state.head))),
     }
@@ -469,17 +651,22 @@ async fn send(context: &Context<'_>, message: &NewMessage) -> Result<Decided, Re
     let opening = opening(context).await?;
     context.state(|state| may_send(state, context.actor(), opening.is_some()))?;
     if let Some(reply_to) = message.reply_to {
-        let head = context.state(|state| state.head);
-        if reply_to.conversation != context.id() || reply_to.seq > head {
-            return Err(Refusal::bad("/replyToId", "a reply answers a message of the same conversation"));
-        }
+        let answered = if reply_to.conversation == context.id() {
+            load_message(context, reply_to).await?
+        } else {
+            None
+        };
+        answered.ok_or_else(|| Refusal::bad("/replyToId", "a reply answers a message of the same conversation"))?;
     }
     if let Some(forwarded) = message.forwarded_from {
         may_forward(context, forwarded).await?;
     }
     let by_plugin = !context.origin.is_empty();
     if !by_plugin && !BUILT_IN_KINDS.contains(&message.kind.as_str()) && context.plan.claims(&message.kind).is_none() {
-        return Err(Refusal::bad("/type", format!("no active plugin handles messages of type {:?}", message.kind)));
+        return Err(Refusal::bad(
+            "/type",
+            format!("no active plugin handles messages of type {:?}", message.kind),
+        ));
     }
     let draft = Draft {
         op: Op::Send,
@@ -496,7 +683,10 @@ async fn send(context: &Context<'_>, message: &NewMessage) -> Result<Decided, Re
     let (draft, decided_by) = before_message(context, draft).await?;
     let mut transaction = opening.unwrap_or_default();
     transaction.main = transaction.items.len();
-    transaction.items.push(Item::new(&context.actor().user, Event::MessageCreated(content_of(draft, true, decided_by))));
+    transaction.items.push(Item::new(
+        &context.actor().user,
+        Event::MessageCreated(content_of(draft, true, decided_by)),
+    ));
     context.join(transaction).await
 }
 
@@ -515,7 +705,11 @@ fn may_send(state: &State, actor: &Actor, opening: bool) -> Result<(), Refusal> 
     };
     if !speaks {
         // Whoever may read a broadcast knows that it is there.
-        return Err(if kind == Some(ConversationKind::Broadcast) { Refusal::forbidden("only admins write here") } else { Refusal::not_found() });
+        return Err(if kind == Some(ConversationKind::Broadcast) {
+            Refusal::forbidden("only admins write here")
+        } else {
+            Refusal::not_found()
+        });
     }
     if state.is_closed() {
         return Err(Refusal::new(ErrorCode::Conflict, "the conversation is closed"));
@@ -535,7 +729,12 @@ async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Re
     let member = if message.conversation == context.id() {
         context.state(|state| state.members.contains_key(user))
     } else {
-        context.engine().store.member(message.conversation, user).await?.is_some_and(|row| row.left_seq.is_none())
+        context
+            .engine()
+            .store
+            .member(message.conversation, user)
+            .await?
+            .is_some_and(|row| row.left_seq.is_none())
     };
     if !member {
         return Err(refused());
@@ -554,20 +753,12 @@ async fn before_message(context: &Context<'_>, draft: Draft) -> Result<(Draft, V
     Ok((draft, decided_by))
 }
 
-/// A message with everything staged. `None` when it never was.
+/// A message, of the turn's own conversation with everything staged. `None` when it never was.
 async fn load_message(context: &Context<'_>, id: MessageId) -> Result<Option<MessageRow>, Refusal> {
-    if id.conversation == context.id()
-        && let Some(row) = context.state(|state| state.staged_message(id.seq))
-    {
-        return Ok(Some(row));
+    if id.conversation == context.id() {
+        return Ok(scope::present_message(context.engine(), &context.turn.conversation, id).await?);
     }
-    let mut row = context.engine().store.message(id).await?;
-    if let Some(row) = &mut row
-        && id.conversation == context.id()
-    {
-        context.state(|state| state.refresh(row));
-    }
-    Ok(row)
+    Ok(context.engine().store.message(id).await?)
 }
 
 /// A message of this conversation that is there and not deleted, for a participant.
@@ -580,7 +771,10 @@ async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Se
         return Err(Refusal::not_found());
     }
     match if_rev {
-        Some(rev) if rev != row.rev => Err(Refusal::new(ErrorCode::PreconditionFailed, format!("the message is at {}, not at {rev}", row.rev))),
+        Some(rev) if rev != row.rev => Err(Refusal::new(
+            ErrorCode::PreconditionFailed,
+            format!("the message is at {}, not at {rev}", row.rev),
+        )),
         _ => Ok(row),
     }
 }
@@ -610,7 +804,10 @@ async fn edit(context: &Context<'_>, id: MessageId, text: Option<&str>, metadata
         client_id: old.client_id.clone(),
     };
     let (draft, decided_by) = before_message(context, draft).await?;
-    let content = Content { kind: old.kind.clone(), ..content_of(draft, old.countable, decided_by) };
+    let content = Content {
+        kind: old.kind.clone(),
+        ..content_of(draft, old.countable, decided_by)
+    };
     let item = Item::new(&context.actor().user, Event::MessageEdited { target: id.seq, content }).changing(before);
     context.join(Transaction::of(item)).await
 }
@@ -636,8 +833,14 @@ async fn delete(context: &Context<'_>, id: MessageId, if_rev: Option<Seq>) -> Re
     };
     before_message(context, draft).await?;
     let n = if before.content.countable { before.n } else { 0 };
-    let event = Event::MessageDeleted { target: id.seq, sender: before.sender.clone(), n };
-    context.join(Transaction::of(Item::new(&context.actor().user, event).changing(before))).await
+    let event = Event::MessageDeleted {
+        target: id.seq,
+        sender: before.sender.clone(),
+        n,
+    };
+    context
+        .join(Transaction::of(Item::new(&context.actor().user, event).changing(before)))
+        .await
 }
 
 async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&str>) -> Result<Decided, Refusal> {
@@ -647,13 +850,27 @@ async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&str>) -> Res
     if present == emoji {
         return Ok(Decided::UNCHANGED);
     }
-    let change = ReactionChange { message: id, user: user.clone(), emoji: emoji.map(str::to_owned) };
-    if context.plan.wants(Hook::BeforeReaction, &context.facts(context.kind(), Some(&before.content.kind))) {
+    let change = ReactionChange {
+        message: id,
+        user: user.clone(),
+        emoji: emoji.map(str::to_owned),
+    };
+    if context
+        .plan
+        .wants(Hook::BeforeReaction, &context.facts(context.kind(), Some(&before.content.kind)))
+    {
         context.plan.before_reaction(context.scope(), change).await?;
     }
     let event = match emoji {
-        Some(emoji) => Event::ReactionAdded { target: id.seq, user: user.clone(), emoji: emoji.into() },
-        None => Event::ReactionRemoved { target: id.seq, user: user.clone() },
+        Some(emoji) => Event::ReactionAdded {
+            target: id.seq,
+            user: user.clone(),
+            emoji: emoji.into(),
+        },
+        None => Event::ReactionRemoved {
+            target: id.seq,
+            user: user.clone(),
+        },
     };
     context.join(Transaction::of(Item::new(user, event).changing(before))).await
 }
@@ -662,18 +879,33 @@ async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&str>) -> Res
 
 /// The first event of a conversation at `address`.
 pub(crate) fn created(address: &Address, creator: Option<UserId>) -> Event {
-    Event::ConversationCreated(ConversationCreated { address: address.clone(), creator, name: None, avatar: None, state: None })
+    Event::ConversationCreated(ConversationCreated {
+        address: address.clone(),
+        creator,
+        name: None,
+        avatar: None,
+        state: None,
+    })
 }
 
 /// What must come first when a message opens a direct conversation: it is created, both join.
 async fn opening(context: &Context<'_>) -> Result<Option<Transaction>, Refusal> {
-    let Some(address @ Address::Direct(a, b)) = context.address else { return Ok(None) };
+    let Some(address @ Address::Direct(a, b)) = context.address else {
+        return Ok(None);
+    };
     if context.state(|state| !state.members.is_empty()) {
         return Ok(None);
     }
     let participants = vec![a.clone(), b.clone()];
     must_be_known(context, &participants).await?;
-    let new = Founding { address, participants, roles: Vec::new(), name: None, avatar: None, state: None };
+    let new = Founding {
+        address,
+        participants,
+        roles: Vec::new(),
+        name: None,
+        avatar: None,
+        state: None,
+    };
     found(context, new).await.map(Some)
 }
 
@@ -722,10 +954,24 @@ async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, 
     for (index, user) in draft.participants.into_iter().enumerate() {
         let role = new.roles.get(index).copied().unwrap_or_default();
         if context.plan.wants(Hook::BeforeParticipant, &context.facts(kind, None)) {
-            context.plan.before_participant(context.scope(), ParticipantChange { op: "join", user: user.clone(), role }).await?;
+            context
+                .plan
+                .before_participant(
+                    context.scope(),
+                    ParticipantChange {
+                        op: "join",
+                        user: user.clone(),
+                        role,
+                    },
+                )
+                .await?;
         }
         let started = Outgoing::Personal(Event::MembershipStarted(id));
-        transaction.effects.outgoing.push(OutgoingItem { to: Address::Personal(user.clone()), what: started, by: None });
+        transaction.effects.outgoing.push(OutgoingItem {
+            to: Address::Personal(user.clone()),
+            what: started,
+            origin: context.origin.clone(),
+        });
         transaction.items.push(Item::new(actor, Event::ParticipantJoined { user, role }));
     }
     Ok(transaction)
@@ -745,7 +991,10 @@ async fn must_be_known(context: &Context<'_>, users: &[UserId]) -> Result<(), Re
     }
     for user in users {
         if context.engine().store.user(user).await?.is_none() {
-            return Err(Refusal::bad("/participants", format!("user {user} is not known here (users.unknown = \"reject\")")));
+            return Err(Refusal::bad(
+                "/participants",
+                format!("user {user} is not known here (users.unknown = \"reject\")"),
+            ));
         }
     }
     Ok(())
@@ -769,12 +1018,29 @@ async fn create(context: &Context<'_>, new: &NewConversation) -> Result<Decided,
     let (participants, name, avatar, state) = match new {
         NewConversation::Direct { with } => (vec![actor.user.clone(), with.clone()], None, None, None),
         NewConversation::Group { participants, name, avatar } => (once_each(Some(&actor.user), participants), name.clone(), avatar.clone(), None),
-        NewConversation::Context { participants, name, state, .. } => (once_each(None, participants), name.clone(), None, state.clone()),
+        NewConversation::Context {
+            participants, name, state, ..
+        } => (once_each(None, participants), name.clone(), None, state.clone()),
         NewConversation::Broadcast { name } => (Vec::new(), Some(name.clone()), None, None),
     };
     must_be_known(context, &participants).await?;
-    let roles = if matches!(new, NewConversation::Group { .. }) { vec![Role::Admin] } else { Vec::new() };
-    let transaction = found(context, Founding { address, participants, roles, name, avatar, state }).await?;
+    let roles = if matches!(new, NewConversation::Group { .. }) {
+        vec![Role::Admin]
+    } else {
+        Vec::new()
+    };
+    let transaction = found(
+        context,
+        Founding {
+            address,
+            participants,
+            roles,
+            name,
+            avatar,
+            state,
+        },
+    )
+    .await?;
     context.join(transaction).await
 }
 
@@ -822,10 +1088,16 @@ async fn update_conversation(context: &Context<'_>, update: &ConversationUpdate)
             participants: Vec::new(),
         };
         let draft = context.plan.before_conversation(context.scope(), draft).await?;
-        update = ConversationUpdate { name: draft.name, avatar: draft.avatar, state: draft.state };
+        update = ConversationUpdate {
+            name: draft.name,
+            avatar: draft.avatar,
+            state: draft.state,
+        };
     }
     check_update(context.engine(), &update)?;
-    context.join(Transaction::of(Item::new(&context.actor().user, Event::ConversationUpdated(update)))).await
+    context
+        .join(Transaction::of(Item::new(&context.actor().user, Event::ConversationUpdated(update))))
+        .await
 }
 
 async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Result<Decided, Refusal> {
@@ -836,10 +1108,22 @@ async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Res
     let kind = context.kind();
     if context.plan.wants(Hook::BeforeConversation, &context.facts(kind, None)) {
         let op = if closed { "close" } else { "reopen" };
-        let draft = ConversationDraft { op, kind, context: None, name: None, avatar: None, state: None, participants: Vec::new() };
+        let draft = ConversationDraft {
+            op,
+            kind,
+            context: None,
+            name: None,
+            avatar: None,
+            state: None,
+            participants: Vec::new(),
+        };
         context.plan.before_conversation(context.scope(), draft).await?;
     }
-    let event = if closed { Event::ConversationClosed(reason.map(str::to_owned)) } else { Event::ConversationReopened };
+    let event = if closed {
+        Event::ConversationClosed(reason.map(str::to_owned))
+    } else {
+        Event::ConversationReopened
+    };
     context.join(Transaction::of(Item::new(&context.actor().user, event))).await
 }
 
@@ -854,7 +1138,15 @@ async fn add(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided
         return Err(Refusal::new(ErrorCode::TooLarge, format!("limits.participants_max is {max}")));
     }
     must_be_known(context, std::slice::from_ref(user)).await?;
-    participant(context, "join", user, role, Event::ParticipantJoined { user: user.clone(), role }, Some(Event::MembershipStarted(context.id()))).await
+    participant(
+        context,
+        "join",
+        user,
+        role,
+        Event::ParticipantJoined { user: user.clone(), role },
+        Some(Event::MembershipStarted(context.id())),
+    )
+    .await
 }
 
 async fn remove(context: &Context<'_>, user: &UserId) -> Result<Decided, Refusal> {
@@ -863,18 +1155,30 @@ async fn remove(context: &Context<'_>, user: &UserId) -> Result<Decided, Refusal
     let kind = context.kind();
     if itself && member.is_some() {
         if kind == ConversationKind::Direct {
-            return Err(Refusal::forbidden("a direct conversation cannot be left; hide it or block the other user"));
+            return Err(Refusal::forbidden(
+                "a direct conversation cannot be left; hide it or block the other user",
+            ));
         }
     } else {
         may_manage(context)?;
     }
     let role = member.ok_or_else(Refusal::not_found)?;
-    participant(context, "leave", user, role, Event::ParticipantLeft { user: user.clone() }, Some(Event::MembershipEnded(context.id()))).await
+    participant(
+        context,
+        "leave",
+        user,
+        role,
+        Event::ParticipantLeft { user: user.clone() },
+        Some(Event::MembershipEnded(context.id())),
+    )
+    .await
 }
 
 async fn set_role(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided, Refusal> {
     may_manage(context)?;
-    let present = context.state(|state| state.members.get(user).map(|member| member.role)).ok_or_else(Refusal::not_found)?;
+    let present = context
+        .state(|state| state.members.get(user).map(|member| member.role))
+        .ok_or_else(Refusal::not_found)?;
     if present == role {
         return Ok(Decided::UNCHANGED);
     }
@@ -890,10 +1194,24 @@ async fn participant(
     personal: Option<Event>,
 ) -> Result<Decided, Refusal> {
     if context.plan.wants(Hook::BeforeParticipant, &context.facts(context.kind(), None)) {
-        context.plan.before_participant(context.scope(), ParticipantChange { op, user: user.clone(), role }).await?;
+        context
+            .plan
+            .before_participant(
+                context.scope(),
+                ParticipantChange {
+                    op,
+                    user: user.clone(),
+                    role,
+                },
+            )
+            .await?;
     }
     let mut transaction = Transaction::of(Item::new(&context.actor().user, event));
-    let outgoing = personal.map(|event| OutgoingItem { to: Address::Personal(user.clone()), what: Outgoing::Personal(event), by: None });
+    let outgoing = personal.map(|event| OutgoingItem {
+        to: Address::Personal(user.clone()),
+        what: Outgoing::Personal(event),
+        origin: context.origin.clone(),
+    });
     transaction.effects.outgoing.extend(outgoing);
     context.join(transaction).await
 }
@@ -911,10 +1229,18 @@ fn block(context: &Context<'_>, user: &UserId, blocked: bool) -> Result<Decided,
         transaction.items.push(Item::new(me, created(address, Some(me.clone()))));
     }
     transaction.main = transaction.items.len();
-    let event = if blocked { Event::UserBlocked { by: me.clone() } } else { Event::UserUnblocked { by: me.clone() } };
+    let event = if blocked {
+        Event::UserBlocked { by: me.clone() }
+    } else {
+        Event::UserUnblocked { by: me.clone() }
+    };
     transaction.items.push(Item::new(me, event));
     let listed = Outgoing::Personal(Event::BlockListed { user: user.clone(), blocked });
-    transaction.effects.outgoing.push(OutgoingItem { to: Address::Personal(me.clone()), what: listed, by: None });
+    transaction.effects.outgoing.push(OutgoingItem {
+        to: Address::Personal(me.clone()),
+        what: listed,
+        origin: Vec::new(),
+    });
     Decided::write(transaction)
 }
 
@@ -928,12 +1254,19 @@ async fn call(context: &Context<'_>, name: &str, payload: &str) -> Result<Decide
             return Err(Refusal::not_found());
         }
     }
-    let no_command = || Refusal { field: Some("/name"), ..Refusal::new(ErrorCode::NotFound, format!("no active plugin has the command {name:?}")) };
+    let no_command = || Refusal {
+        field: Some("/name"),
+        ..Refusal::new(ErrorCode::NotFound, format!("no active plugin has the command {name:?}"))
+    };
     let plugin = context.plan.command_owner(name).ok_or_else(no_command)?;
     let answer = context.plan.command(context.scope(), &plugin, name, payload).await?;
     let mut transaction = context.scope().join(context.plan, Transaction::default()).await?;
     if transaction.is_empty() && transaction.emits.is_empty() && context.request.client_id.is_none() {
-        return Ok(Decided::Nothing { seq: 0, existed: false, answer: Some(answer) });
+        return Ok(Decided::Nothing {
+            seq: 0,
+            existed: false,
+            answer: Some(answer),
+        });
     }
     transaction.effects.answer = Some(answer);
     personal_first(context, &mut transaction);

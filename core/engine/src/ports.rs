@@ -314,10 +314,17 @@ pub struct HookError {
     pub plugin: PluginId,
     /// In which hook.
     pub hook: &'static str,
-    /// `trap`, `timeout`, `cpu`, `memory`, `denied`, `output`, `host_calls`, `error`, `breaker`, `gone`, `overloaded`.
+    /// `trap`, `timeout`, `cpu`, `memory`, `denied`, `output`, `host_calls`, `error`, `breaker`, `gone`, `overloaded`, `unavailable`.
     pub kind: &'static str,
     /// For the operator.
     pub message: String,
+}
+
+impl HookError {
+    /// The plugin, or what it needs, is not there now: what was asked of it waits and does not count as tried.
+    pub fn is_away(&self) -> bool {
+        matches!(self.kind, "gone" | "breaker" | "overloaded" | "unavailable")
+    }
 }
 
 /// The plugins that are active now.
@@ -595,5 +602,10 @@ impl Plan for NoPlugins {
 
 /// The error for a plugin that is not active (any more).
 pub fn gone(plugin: &PluginId, hook: Hook) -> HookError {
-    HookError { plugin: plugin.clone(), hook: hook.as_str(), kind: "gone", message: "the plugin is not active".into() }
+    HookError {
+        plugin: plugin.clone(),
+        hook: hook.as_str(),
+        kind: "gone",
+        message: "the plugin is not active".into(),
+    }
 }

@@ -45,13 +45,23 @@ pub(crate) async fn went(engine: Arc<Inner>, user: UserId) {
 
 /// Tells everybody who has joined a conversation with the user.
 pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_seen: Option<Millis>) {
-    let query = InboxQuery { archived: None, before: None, limit: CONVERSATIONS_MAX };
+    let query = InboxQuery {
+        archived: None,
+        before: None,
+        limit: CONVERSATIONS_MAX,
+    };
     let Ok(rows) = engine.store.inbox(user, query).await else { return };
-    let push = Push::new(What::Presence { user: user.clone(), online, last_seen });
+    let push = Push::new(What::Presence {
+        user: user.clone(),
+        online,
+        last_seen,
+    });
     let mut told: HashSet<String> = HashSet::new();
     for row in rows.iter().filter(|row| row.conversation.blocked_by.is_empty()) {
         let id = row.conversation.id;
-        let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else { return };
+        let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else {
+            return;
+        };
         for member in members.iter().filter(|member| member.left_seq.is_none() && member.user != *user) {
             engine.hub.each(&member.user, |connection| {
                 if connection.subscribed(id) && told.insert(connection.id().to_owned()) {
@@ -64,15 +74,26 @@ pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_
 
 /// Shows a connection that has joined a conversation who of the others is online.
 pub(crate) async fn snapshot(engine: Arc<Inner>, connection: Arc<dyn Subscriber>, conversation: ConversationId) {
-    let Ok(Some(row)) = engine.store.conversation(conversation).await else { return };
+    let Ok(Some(row)) = engine.store.conversation(conversation).await else {
+        return;
+    };
     if !row.blocked_by.is_empty() {
         return;
     }
-    let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await else { return };
-    for member in members.into_iter().filter(|member| member.left_seq.is_none() && member.user != *connection.user()) {
+    let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await else {
+        return;
+    };
+    for member in members
+        .into_iter()
+        .filter(|member| member.left_seq.is_none() && member.user != *connection.user())
+    {
         let online = engine.hub.online(&member.user);
         let last_seen = if online { None } else { last_seen(&engine, &member.user).await };
-        connection.offer(&Push::new(What::Presence { user: member.user, online, last_seen }));
+        connection.offer(&Push::new(What::Presence {
+            user: member.user,
+            online,
+            last_seen,
+        }));
     }
 }
 

@@ -22,7 +22,12 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
         }
         Event::ParticipantJoined { user, .. } if !audience.users.contains(user) => audience.users.push(user.clone()),
         Event::Marked { user, mark } => {
-            let push = Push::new(What::Mark { conversation: entry.conversation, user: user.clone(), mark: *mark, at: entry.at });
+            let push = Push::new(What::Mark {
+                conversation: entry.conversation,
+                user: user.clone(),
+                mark: *mark,
+                at: entry.at,
+            });
             return to_mark_watchers(hub, &audience, user, shared_marks_max, &push);
         }
         _ => {}
@@ -56,7 +61,11 @@ pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], staged:
 
 /// Publishes an event that is not kept.
 pub(crate) fn emit(hub: &Hub, emit: Emit) {
-    let push = Push::new(What::Custom { plugin: emit.plugin, name: emit.name, payload: emit.payload });
+    let push = Push::new(What::Custom {
+        plugin: emit.plugin,
+        name: emit.name,
+        payload: emit.payload,
+    });
     match emit.audience {
         ports::Audience::User(user) => hub.offer(&user, &push),
         ports::Audience::Connection(id) => hub.everyone(|connection| {

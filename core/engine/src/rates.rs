@@ -48,7 +48,11 @@ impl Rates {
             let (per_second, burst) = (self.per_second, self.burst);
             part.retain(|_, budget| budget.tokens + now.duration_since(budget.at).as_secs_f64() * per_second < burst || self.per_hour > 0);
         }
-        let new = Budget { tokens: self.burst, at: now, hour: (now, 0) };
+        let new = Budget {
+            tokens: self.burst,
+            at: now,
+            hour: (now, 0),
+        };
         let budget = match part.get_mut(user) {
             Some(budget) => budget,
             None => part.entry(user.clone()).or_insert(new),
@@ -80,7 +84,9 @@ fn limited(name: &str, wait: std::time::Duration) -> Refusal {
 }
 
 fn part_of(user: &UserId) -> usize {
-    let hash = user.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash = user.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
     (hash >> 32) as usize % PARTS
 }
 
@@ -91,7 +97,11 @@ mod tests {
 
     #[test]
     fn a_burst_then_the_rate() {
-        let rates = Rates::new(&Limits { rate_per_second: 10, rate_burst: 3, ..Limits::default() });
+        let rates = Rates::new(&Limits {
+            rate_per_second: 10,
+            rate_burst: 3,
+            ..Limits::default()
+        });
         let (user, now) = (UserId::from("ann"), Instant::now());
         assert!((0..3).all(|_| rates.take_at(&user, now).is_ok()));
         let refused = rates.take_at(&user, now).unwrap_err();
@@ -103,7 +113,10 @@ mod tests {
 
     #[test]
     fn an_hours_budget() {
-        let rates = Rates::new(&Limits { rate_per_hour: 2, ..Limits::default() });
+        let rates = Rates::new(&Limits {
+            rate_per_hour: 2,
+            ..Limits::default()
+        });
         let (user, now) = (UserId::from("ann"), Instant::now());
         assert!(rates.take_at(&user, now).is_ok() && rates.take_at(&user, now).is_ok());
         assert!(rates.take_at(&user, now).is_err());

@@ -24,12 +24,21 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with a code and a sentence.
     pub fn new(code: ErrorCode, message: impl Into<Arc<str>>) -> Refusal {
-        Refusal { code, message: message.into(), field: None, retry_after: None, plugin: None }
+        Refusal {
+            code,
+            message: message.into(),
+            field: None,
+            retry_after: None,
+            plugin: None,
+        }
     }
 
     /// The request is malformed at `field`.
     pub fn bad(field: &'static str, message: impl Into<Arc<str>>) -> Refusal {
-        Refusal { field: Some(field), ..Refusal::new(ErrorCode::BadRequest, message) }
+        Refusal {
+            field: Some(field),
+            ..Refusal::new(ErrorCode::BadRequest, message)
+        }
     }
 
     /// It is not there, or not for this user.
@@ -57,7 +66,11 @@ impl Refusal {
 
 impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Refusal {
-        let code = if error.is_retryable() { ErrorCode::Unavailable } else { ErrorCode::Internal };
+        let code = if error.is_retryable() {
+            ErrorCode::Unavailable
+        } else {
+            ErrorCode::Internal
+        };
         Refusal::new(code, error.to_string())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -11,13 +14,13 @@ use haggle_model::{
     Address, CommandId, Content, ConversationId, ConversationUpdate, Decider, Effects, Event, KvChange, MessageId, Millis, Notification, Outgoing,
     OutgoingItem, PluginId, Role, Seq, TimerChange, UserId,
 };
-use haggle_store::{ConversationRow, MemberRow, MessageRow, Page, UserRow};
+use haggle_store::{ConversationRow, MemberRow, MessageRow, Page, StoreError, UserRow};
 use parking_lot::Mutex;
 
 use crate::{
     Actor, Inner, Refusal,
     conversation::{Conversation, sub_command},
-    global_kv,
+    global_kv, pipeline,
     ports::{Audience, Call, Draft, GuestMessage, HostCalls, HostError, Op, Plan, Scope},
     transaction::{Emit, Item, Transaction},
 };
@@ -80,8 +83,21 @@ impl Writes {
 /// Something a handler outside the turn has read: its transaction is staged only if it still reads the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Read {
-    Kv { plugin: PluginId, key: String, value: Option<Vec<u8>> },
-    Message { id: MessageId, rev: Option<Seq> },
+    Kv {
+        plugin: PluginId,
+        key: String,
+        value: Option<Vec<u8>>,
+    },
+    KvList {
+        plugin: PluginId,
+        prefix: String,
+        after: Option<String>,
+        found: BTreeMap<String, Vec<u8>>,
+    },
+    Message {
+        id: MessageId,
+        rev: Option<Seq>,
+    },
 }
 
 /// Where a scope's handlers run.
@@ -101,6 +117,18 @@ pub(crate) struct Shared {
     deadline: Instant,
     writes: Mutex<Writes>,
     reads: Mutex<Vec<Read>>,
+    /// Reservations of handlers whose writes were not kept.
+    abandoned: Mutex<Vec<(PluginId, Vec<String>)>>,
+    /// The transaction is staged or given up: no reservation can join it any more.
+    ended: AtomicBool,
+}
+
+impl Shared {
+    async fn give_back(&self, held: Vec<(PluginId, Vec<String>)>) {
+        for (plugin, keys) in held {
+            global_kv::give_back(&self.engine, &plugin, &keys, self.call.command).await;
+        }
+    }
 }
 
 /// The scope of one command, timer or after-hook.
@@ -120,6 +148,8 @@ impl HandlerScope {
             deadline,
             writes: Mutex::default(),
             reads: Mutex::default(),
+            abandoned: Mutex::default(),
+            ended: AtomicBool::new(false),
         };
         HandlerScope { shared: Arc::new(shared) }
     }
@@ -140,12 +170,13 @@ impl HandlerScope {
         writes.count > 0 || !writes.held.is_empty()
     }
 
-    /// Gives every reservation back: the command ends without its transaction.
+    /// Gives every reservation back: the command ends without its transaction. Await it before the answer leaves, else a retry
+    /// could lose what it reserves anew.
     pub async fn release(&self) {
-        let held = std::mem::take(&mut self.shared.writes.lock().held);
-        for (plugin, keys) in held {
-            global_kv::give_back(&self.shared.engine, &plugin, &keys, self.shared.call.command).await;
-        }
+        self.shared.ended.store(true, Ordering::SeqCst);
+        let mut held = std::mem::take(&mut self.shared.writes.lock().held);
+        held.append(&mut self.shared.abandoned.lock());
+        self.shared.give_back(held).await;
     }
 
     /// Joins what the handlers wrote to a transaction: messages in their own conversation pass the before-hooks of the other plugins.
@@ -153,7 +184,7 @@ impl HandlerScope {
         self.join_messages(plan, &mut transaction).await?;
         let writes = std::mem::take(&mut *self.shared.writes.lock());
         for (plugin, event) in writes.events {
-            let origin = self.origin_with(&plugin);
+            let origin = origin_of(&self.shared.call, &plugin);
             transaction.items.push(Item::new(&Actor::plugin(&plugin).user, event).by(&origin));
         }
         transaction.effects.kv.extend(writes.kv.into_values());
@@ -161,29 +192,42 @@ impl HandlerScope {
         transaction.effects.outgoing.extend(writes.outgoing);
         transaction.emits.extend(writes.emits);
         for (plugin, keys) in writes.held {
-            let keep = global_kv::keep(&plugin, &keys, self.shared.call.command);
+            let keep = global_kv::keep(&plugin, &keys, self.shared.call.command, &origin_of(&self.shared.call, &plugin));
             transaction.effects.outgoing.extend(keep);
             self.shared.writes.lock().held.push((plugin, keys)); // until it is staged they may have to be given back
         }
         Ok(transaction)
     }
 
-    /// The transaction is staged: what it reserved is its own.
+    /// The transaction is staged: what it reserved is its own, but for what failed handlers had reserved.
     pub fn kept(&self) {
-        self.shared.writes.lock().held.clear();
+        self.shared.ended.store(true, Ordering::SeqCst);
+        let held = std::mem::take(&mut self.shared.writes.lock().held);
+        let mut abandoned = std::mem::take(&mut *self.shared.abandoned.lock());
+        for (plugin, keys) in &mut abandoned {
+            keys.retain(|key| !held.iter().any(|(other, kept)| other == plugin && kept.contains(key)));
+        }
+        if abandoned.iter().any(|(_, keys)| !keys.is_empty()) {
+            let shared = self.shared.clone();
+            self.shared.engine.runtime.spawn(async move { shared.give_back(abandoned).await });
+        }
     }
 
     async fn join_messages(&self, plan: &dyn Plan, transaction: &mut Transaction) -> Result<(), Refusal> {
+        // The before-hooks that these pass may write further ones.
         loop {
-            let send = self.shared.writes.lock().sends.pop_front();
-            let Some(send) = send else { break };
-            transaction.items.push(self.own_message(plan, send).await?);
+            let (send, edit) = {
+                let mut writes = self.shared.writes.lock();
+                let send = writes.sends.pop_front();
+                let edit = if send.is_none() { writes.edits.pop_first() } else { None };
+                (send, edit)
+            };
+            match (send, edit) {
+                (Some(send), _) => transaction.items.push(self.own_message(plan, send).await?),
+                (None, Some((target, edit))) => transaction.items.push(self.own_edit(plan, target, edit).await?),
+                (None, None) => return Ok(()),
+            }
         }
-        let edits = std::mem::take(&mut self.shared.writes.lock().edits);
-        for (target, edit) in edits {
-            transaction.items.push(self.own_edit(plan, target, edit).await?);
-        }
-        Ok(())
     }
 
     async fn own_message(&self, plan: &dyn Plan, send: Send) -> Result<Item, Refusal> {
@@ -203,7 +247,10 @@ impl HandlerScope {
         };
         let (draft, decided_by) = self.decide(plan, draft, &send.origin).await?;
         let content = content_of(draft, message.countable, decided_by);
-        Ok(Item { command: Some(send.command), ..Item::new(&sender, Event::MessageCreated(content)).by(&send.origin) })
+        Ok(Item {
+            command: Some(send.command),
+            ..Item::new(&sender, Event::MessageCreated(content)).by(&send.origin)
+        })
     }
 
     async fn own_edit(&self, plan: &dyn Plan, target: Seq, edit: Edit) -> Result<Item, Refusal> {
@@ -220,30 +267,39 @@ impl HandlerScope {
             forwarded_from: old.forwarded_from,
             client_id: None,
         };
-        let origin = self.origin_with(&edit.plugin);
+        let origin = origin_of(&self.shared.call, &edit.plugin);
         let (draft, decided_by) = self.decide(plan, draft, &origin).await?;
         let content = content_of(draft, old.countable, decided_by);
         let actor = Actor::plugin(&edit.plugin).user;
-        Ok(Item::new(&actor, Event::MessageEdited { target, content }).by(&origin).changing(edit.before))
+        Ok(Item::new(&actor, Event::MessageEdited { target, content })
+            .by(&origin)
+            .changing(edit.before))
     }
 
     async fn decide(&self, plan: &dyn Plan, draft: Draft, origin: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
-        let kind = self.shared.conversation.with_state(|state| state.address().map_or(haggle_model::ConversationKind::Personal, Address::kind));
-        let facts = crate::ports::Facts { conversation: kind, message: Some(&draft.kind), dialect: &self.shared.call.actor.dialect };
-        if plan.wants(crate::ports::Hook::BeforeMessage, &facts) {
-            plan.before_message(self, draft, origin).await
-        } else {
-            Ok((draft, Vec::new()))
+        let kind = self
+            .shared
+            .conversation
+            .with_state(|state| state.address().map_or(haggle_model::ConversationKind::Personal, Address::kind));
+        let facts = crate::ports::Facts {
+            conversation: kind,
+            message: Some(&draft.kind),
+            dialect: &self.shared.call.actor.dialect,
+        };
+        if !plan.wants(crate::ports::Hook::BeforeMessage, &facts) {
+            return Ok((draft, Vec::new()));
         }
+        let (draft, decided_by) = plan.before_message(self, draft, origin).await?;
+        pipeline::check_text(&self.shared.engine, Some(&draft.text), draft.metadata.as_deref())?; // What plugins rewrite is input again.
+        Ok((draft, decided_by))
     }
+}
 
-    fn origin_with(&self, plugin: &PluginId) -> Vec<PluginId> {
-        let mut origin = self.shared.call.origin.clone();
-        if origin.last() != Some(plugin) {
-            origin.push(plugin.clone());
-        }
-        origin
-    }
+/// The chain of plugins behind what `plugin` writes: a plugin that answers itself makes it longer too, so that loops end.
+fn origin_of(call: &Call, plugin: &PluginId) -> Vec<PluginId> {
+    let mut origin = call.origin.clone();
+    origin.push(plugin.clone());
+    origin
 }
 
 /// A draft as it is stored.
@@ -270,11 +326,17 @@ impl Scope for HandlerScope {
     }
 
     fn conversation_kind(&self) -> Option<haggle_model::ConversationKind> {
-        self.shared.conversation.with_state(|state| state.address().or(state.pending.as_ref()).map(Address::kind))
+        self.shared
+            .conversation
+            .with_state(|state| state.address().or(state.pending.as_ref()).map(Address::kind))
     }
 
     fn guest(&self, plugin: &PluginId) -> Arc<dyn HostCalls> {
-        Arc::new(Guest { shared: self.shared.clone(), plugin: plugin.clone(), writes: Mutex::default() })
+        Arc::new(Guest {
+            shared: self.shared.clone(),
+            plugin: plugin.clone(),
+            writes: Mutex::default(),
+        })
     }
 }
 
@@ -291,14 +353,13 @@ impl Drop for Guest {
         if held.is_empty() {
             return;
         }
-        // Not kept: somebody else may have the keys.
-        let (engine, command) = (self.shared.engine.clone(), self.shared.call.command);
-        let runtime = engine.runtime.clone();
-        runtime.spawn(async move {
-            for (plugin, keys) in held {
-                global_kv::give_back(&engine, &plugin, &keys, command).await;
-            }
-        });
+        // Not kept: somebody else may have the keys, at the latest when the command ends.
+        let shared = self.shared.clone();
+        if shared.ended.load(Ordering::SeqCst) {
+            self.shared.engine.runtime.spawn(async move { shared.give_back(held).await });
+        } else {
+            shared.abandoned.lock().extend(held);
+        }
     }
 }
 
@@ -310,7 +371,10 @@ impl Guest {
             return Err(HostError::Quota(format!("{WRITES_MAX} writes of one handler")));
         }
         if writes.bytes + bytes > limits.transaction_bytes_max {
-            return Err(HostError::Quota(format!("limits.transaction_bytes_max = {}", limits.transaction_bytes_max)));
+            return Err(HostError::Quota(format!(
+                "limits.transaction_bytes_max = {}",
+                limits.transaction_bytes_max
+            )));
         }
         writes.count += 1;
         writes.bytes += bytes;
@@ -328,38 +392,56 @@ impl Guest {
 
     fn check_value(&self, value: &[u8]) -> Result<(), HostError> {
         let max = self.shared.engine.limits.kv_value_bytes_max;
-        if value.len() > max { Err(HostError::Quota(format!("limits.kv_value_bytes_max = {max}"))) } else { Ok(()) }
+        if value.len() > max {
+            Err(HostError::Quota(format!("limits.kv_value_bytes_max = {max}")))
+        } else {
+            Ok(())
+        }
     }
 
     fn change(&self, key: &str, value: Option<Vec<u8>>, ttl_s: Option<u32>) -> KvChange {
         let expires_at = ttl_s.map(|ttl| self.shared.call.now + i64::from(ttl) * 1000);
-        KvChange { plugin: self.plugin.clone(), key: key.into(), value, expires_at }
+        KvChange {
+            plugin: self.plugin.clone(),
+            key: key.into(),
+            value,
+            expires_at,
+        }
     }
 
-    /// The newest value this handler would see: its own writes, those of the scope, what is staged.
+    /// What the handler itself, or one before it in the scope, has written.
     fn buffered_kv(&self, key: &str) -> Option<KvChange> {
         let full = (self.plugin.clone(), key.to_owned());
         if let Some(change) = self.writes.lock().kv.get(&full) {
             return Some(change.clone());
         }
-        if let Some(change) = self.shared.writes.lock().kv.get(&full) {
-            return Some(change.clone());
-        }
-        self.shared.conversation.with_state(|state| state.staged_kv(&self.plugin, key).cloned())
+        self.shared.writes.lock().kv.get(&full).cloned()
     }
 
     fn outgoing(&self, to: Address, what: Outgoing, bytes: usize) -> Result<(), HostError> {
-        self.write(bytes + 64, |writes| writes.outgoing.push(OutgoingItem { to, what, by: Some(self.plugin.clone()) }))
+        let origin = origin_of(&self.shared.call, &self.plugin);
+        self.write(bytes + 64, |writes| writes.outgoing.push(OutgoingItem { to, what, origin }))
     }
 
     fn check_payload(&self, text: &str) -> Result<(), HostError> {
         let max = self.shared.engine.limits.attributes_bytes_max;
-        if text.len() > max { Err(HostError::Quota(format!("limits.attributes_bytes_max = {max}"))) } else { Ok(()) }
+        if text.len() > max {
+            Err(HostError::Quota(format!("limits.attributes_bytes_max = {max}")))
+        } else {
+            Ok(())
+        }
     }
 
     fn check_event_name(&self, name: &str) -> Result<(), HostError> {
-        let own = name.strip_prefix("x.").and_then(|rest| rest.strip_prefix(self.plugin.as_str())).is_some_and(|rest| rest.starts_with('.'));
-        if own && name.len() <= 128 { Ok(()) } else { Err(HostError::Invalid(format!("an event of this plugin is named x.{}.<name>", self.plugin))) }
+        let own = name
+            .strip_prefix("x.")
+            .and_then(|rest| rest.strip_prefix(self.plugin.as_str()))
+            .is_some_and(|rest| rest.starts_with('.'));
+        if own && name.len() <= 128 {
+            Ok(())
+        } else {
+            Err(HostError::Invalid(format!("an event of this plugin is named x.{}.<name>", self.plugin)))
+        }
     }
 
     fn address(&self) -> Option<Address> {
@@ -382,7 +464,7 @@ impl Guest {
     }
 }
 
-fn store_error(error: haggle_store::StoreError) -> HostError {
+fn store_error(error: StoreError) -> HostError {
     HostError::Unavailable(error.to_string())
 }
 
@@ -403,9 +485,14 @@ impl HostCalls for Guest {
         if let Some(change) = self.buffered_kv(key) {
             return Ok(alive(change.expires_at, now).then_some(change.value).flatten());
         }
-        let row = self.shared.engine.store.kv_get(self.shared.conversation.id, &self.plugin, key).await.map_err(store_error)?;
-        let value = row.filter(|row| alive(row.expires_at, now)).map(|row| row.value);
-        self.note(Read::Kv { plugin: self.plugin.clone(), key: key.into(), value: value.clone() });
+        let value = present_kv(&self.shared.engine, &self.shared.conversation, &self.plugin, key, now)
+            .await
+            .map_err(store_error)?;
+        self.note(Read::Kv {
+            plugin: self.plugin.clone(),
+            key: key.into(),
+            value: value.clone(),
+        });
         Ok(value)
     }
 
@@ -414,46 +501,67 @@ impl HostCalls for Guest {
         self.check_value(&value)?;
         let change = self.change(key, Some(value), ttl_s);
         let bytes = key.len() + change.value.as_ref().map_or(0, Vec::len);
-        self.write(bytes, |writes| writes.kv.insert((self.plugin.clone(), key.into()), change)).map(drop)
+        self.write(bytes, |writes| writes.kv.insert((self.plugin.clone(), key.into()), change))
+            .map(drop)
     }
 
     fn kv_delete(&self, key: &str) -> Result<(), HostError> {
         self.check_key(key)?;
         let change = self.change(key, None, None);
-        self.write(key.len(), |writes| writes.kv.insert((self.plugin.clone(), key.into()), change)).map(drop)
+        self.write(key.len(), |writes| writes.kv.insert((self.plugin.clone(), key.into()), change))
+            .map(drop)
     }
 
     async fn kv_list(&self, prefix: &str, after: Option<&str>) -> Result<Vec<(String, Vec<u8>)>, HostError> {
-        let conversation = &self.shared.conversation;
-        // Read more than asked for, since what is staged or buffered may hide some of it.
-        let rows = self.shared.engine.store.kv_list(conversation.id, &self.plugin, prefix, after, LIST_MAX + WRITES_MAX).await.map_err(store_error)?;
-        let mut keys: BTreeMap<String, (Option<Vec<u8>>, Option<Millis>)> = rows.into_iter().map(|row| (row.key, (Some(row.value), row.expires_at))).collect();
-        let mut overlay = |change: &KvChange| {
+        let now = self.shared.call.now;
+        let found = present_kv_list(&self.shared.engine, &self.shared.conversation, &self.plugin, prefix, after, now)
+            .await
+            .map_err(store_error)?;
+        let mut keys = found.clone();
+        let overlay = |change: &KvChange| {
             if change.plugin == self.plugin && change.key.starts_with(prefix) && after.is_none_or(|after| change.key.as_str() > after) {
-                keys.insert(change.key.clone(), (change.value.clone(), change.expires_at));
+                set_or_remove(&mut keys, change, now);
             }
         };
-        conversation.with_state(|state| state.staged_kv_prefix(&self.plugin, prefix).into_values().for_each(&mut overlay));
-        self.shared.writes.lock().kv.values().for_each(&mut overlay);
-        self.writes.lock().kv.values().for_each(&mut overlay);
-        let now = self.shared.call.now;
-        let alive = keys.into_iter().filter(|(_, (_, expires_at))| alive(*expires_at, now));
-        Ok(alive.filter_map(|(key, (value, _))| value.map(|value| (key, value))).take(LIST_MAX).collect())
+        let buffered: Vec<KvChange> = self
+            .shared
+            .writes
+            .lock()
+            .kv
+            .values()
+            .chain(self.writes.lock().kv.values())
+            .cloned()
+            .collect();
+        buffered.iter().for_each(overlay);
+        self.note(Read::KvList {
+            plugin: self.plugin.clone(),
+            prefix: prefix.into(),
+            after: after.map(str::to_owned),
+            found,
+        });
+        Ok(keys.into_iter().take(LIST_MAX).collect())
     }
 
     async fn global_get(&self, key: &str) -> Result<Option<Vec<u8>>, HostError> {
         self.check_key(key)?;
-        global_kv::get(&self.shared.engine, &self.plugin, key, self.shared.call.command).await.map_err(refused)
+        global_kv::get(&self.shared.engine, &self.plugin, key, self.shared.call.command)
+            .await
+            .map_err(refused)
     }
 
     async fn global_reserve(&self, keys: Vec<String>, value: Vec<u8>) -> Result<bool, HostError> {
         if keys.is_empty() || keys.len() > RESERVE_KEYS_MAX {
             return Err(HostError::Invalid(format!("1 to {RESERVE_KEYS_MAX} keys can be reserved at once")));
         }
+        if self.shared.ended.load(Ordering::SeqCst) {
+            return Err(HostError::Unavailable("the call is over".into()));
+        }
         keys.iter().try_for_each(|key| self.check_key(key))?;
         self.check_value(&value)?;
         let (engine, call) = (&self.shared.engine, &self.shared.call);
-        let got = global_kv::reserve(engine, &self.plugin, &keys, &value, call.command, self.shared.conversation.id).await.map_err(refused)?;
+        let got = global_kv::reserve(engine, &self.plugin, &keys, &value, call.command, self.shared.conversation.id)
+            .await
+            .map_err(refused)?;
         if got {
             self.writes.lock().held.push((self.plugin.clone(), keys));
         }
@@ -478,7 +586,15 @@ impl HostCalls for Guest {
         keys.iter().try_for_each(|key| self.check_key(key))?;
         for (to, keys) in global_kv::by_part(&self.plugin, &keys) {
             let bytes = keys.iter().map(String::len).sum();
-            self.outgoing(to, Outgoing::Release { plugin: self.plugin.clone(), keys, holder: None }, bytes)?;
+            self.outgoing(
+                to,
+                Outgoing::Release {
+                    plugin: self.plugin.clone(),
+                    keys,
+                    holder: None,
+                },
+                bytes,
+            )?;
         }
         Ok(())
     }
@@ -488,20 +604,31 @@ impl HostCalls for Guest {
         if message.text.len() > limits.content_bytes_max {
             return Err(HostError::Quota(format!("limits.content_bytes_max = {}", limits.content_bytes_max)));
         }
-        if message.metadata.as_ref().is_some_and(|metadata| metadata.len() > limits.metadata_bytes_max) {
+        if message
+            .metadata
+            .as_ref()
+            .is_some_and(|metadata| metadata.len() > limits.metadata_bytes_max)
+        {
             return Err(HostError::Quota(format!("limits.metadata_bytes_max = {}", limits.metadata_bytes_max)));
         }
-        let mut origin = self.shared.call.origin.clone();
-        origin.push(self.plugin.clone());
+        let origin = origin_of(&self.shared.call, &self.plugin);
         if origin.len() > limits.origin_depth_max {
-            return Err(HostError::Quota(format!("limits.origin_depth_max = {}: plugins answer each other", limits.origin_depth_max)));
+            return Err(HostError::Quota(format!(
+                "limits.origin_depth_max = {}: plugins answer each other",
+                limits.origin_depth_max
+            )));
         }
         let bytes = message.text.len() + message.metadata.as_ref().map_or(0, String::len) + 128;
         let own = message.conversation == self.shared.conversation.id;
         let index = self.shared.writes.lock().count + self.writes.lock().count;
         let command = sub_command(self.shared.call.command, index);
         if own {
-            let send = Send { plugin: self.plugin.clone(), origin, command, message };
+            let send = Send {
+                plugin: self.plugin.clone(),
+                origin,
+                command,
+                message,
+            };
             self.write(bytes, |writes| writes.sends.push_back(send))?;
         } else {
             let sender = message.sender.unwrap_or_else(|| Actor::plugin(&self.plugin).user);
@@ -533,7 +660,15 @@ impl HostCalls for Guest {
                 edit.text = text.or(edit.text.take());
                 edit.metadata = metadata.or(edit.metadata.take());
             }
-            None => drop(writes.edits.insert(id.seq, Edit { plugin, before, text, metadata })),
+            None => drop(writes.edits.insert(
+                id.seq,
+                Edit {
+                    plugin,
+                    before,
+                    text,
+                    metadata,
+                },
+            )),
         })
     }
 
@@ -542,14 +677,16 @@ impl HostCalls for Guest {
             return Ok(None);
         }
         let own = id.conversation == self.shared.conversation.id;
-        if own && let Some(row) = self.shared.conversation.with_state(|state| state.staged_message(id.seq)) {
-            return Ok(Some(row));
+        if !own {
+            return self.shared.engine.store.message(id).await.map_err(store_error);
         }
-        let mut row = self.shared.engine.store.message(id).await.map_err(store_error)?;
-        if own && let Some(row) = &mut row {
-            self.shared.conversation.with_state(|state| state.refresh(row));
-            self.note(Read::Message { id, rev: Some(row.rev) });
-        }
+        let row = present_message(&self.shared.engine, &self.shared.conversation, id)
+            .await
+            .map_err(store_error)?;
+        self.note(Read::Message {
+            id,
+            rev: row.as_ref().map(|row| row.rev),
+        });
         Ok(row)
     }
 
@@ -558,13 +695,23 @@ impl HostCalls for Guest {
             return Err(HostError::Denied);
         }
         let page = before.map_or(Page::Newest, Page::Before);
-        self.shared.engine.store.messages(conversation, page, limit.clamp(1, LIST_MAX), None).await.map_err(store_error)
+        self.shared
+            .engine
+            .store
+            .messages(conversation, page, limit.clamp(1, LIST_MAX), None)
+            .await
+            .map_err(store_error)
     }
 
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, HostError> {
         if id == self.shared.conversation.id {
             let row = self.shared.conversation.with_state(|state| {
-                state.row.as_deref().map(|row| ConversationRow { head: state.head, head_n: state.head_n, participants: state.members.len() as u32, ..row.clone() })
+                state.row.as_deref().map(|row| ConversationRow {
+                    head: state.head,
+                    head_n: state.head_n,
+                    participants: state.members.len() as u32,
+                    ..row.clone()
+                })
             });
             if row.is_some() {
                 return Ok(row);
@@ -578,7 +725,11 @@ impl HostCalls for Guest {
 
     fn context_id(&self, context_type: &str, context_id: &str) -> Result<ConversationId, HostError> {
         check_context(context_type, context_id)?;
-        Ok(self.shared.engine.keys.key(&Address::Context(self.plugin.clone(), context_type.into(), context_id.into())))
+        Ok(self
+            .shared
+            .engine
+            .keys
+            .key(&Address::Context(self.plugin.clone(), context_type.into(), context_id.into())))
     }
 
     fn get_or_create(
@@ -607,7 +758,10 @@ impl HostCalls for Guest {
             Some(Address::Context(owner, ..)) if owner == self.plugin => {}
             _ => return Err(HostError::Denied),
         }
-        let event = Event::ConversationUpdated(ConversationUpdate { state: Some(state.clone()), ..Default::default() });
+        let event = Event::ConversationUpdated(ConversationUpdate {
+            state: Some(state.clone()),
+            ..Default::default()
+        });
         self.write(state.len(), |writes| writes.events.push((self.plugin.clone(), event)))
     }
 
@@ -616,7 +770,11 @@ impl HostCalls for Guest {
             Some(Address::Context(owner, ..)) if owner == self.plugin => {}
             _ => return Err(HostError::Denied),
         }
-        let event = if closed { Event::ConversationClosed(None) } else { Event::ConversationReopened };
+        let event = if closed {
+            Event::ConversationClosed(None)
+        } else {
+            Event::ConversationReopened
+        };
         self.write(16, |writes| writes.events.push((self.plugin.clone(), event)))
     }
 
@@ -641,7 +799,14 @@ impl HostCalls for Guest {
             }
             // A direct conversation that this very message creates: its two users are known by its address.
             if let Some(Address::Direct(a, b)) = self.pending_address() {
-                let row = |user: UserId| MemberRow { user, role: Role::Member, joined_seq: 0, joined_at: 0, left_seq: None, mark: Default::default() };
+                let row = |user: UserId| MemberRow {
+                    user,
+                    role: Role::Member,
+                    joined_seq: 0,
+                    joined_at: 0,
+                    left_seq: None,
+                    mark: Default::default(),
+                };
                 return Ok(vec![row(a), row(b)]);
             }
         }
@@ -654,7 +819,10 @@ impl HostCalls for Guest {
         if matches!(self.address(), None | Some(Address::Direct(..) | Address::Personal(_))) {
             return Err(HostError::Denied);
         }
-        let (joined, count) = self.shared.conversation.with_state(|state| (state.members.contains_key(&user), state.members.len()));
+        let (joined, count) = self
+            .shared
+            .conversation
+            .with_state(|state| (state.members.contains_key(&user), state.members.len()));
         let max = self.shared.engine.limits.participants_max;
         if joined {
             return Ok(());
@@ -664,7 +832,9 @@ impl HostCalls for Guest {
         }
         let started = Outgoing::Personal(Event::MembershipStarted(self.shared.conversation.id));
         self.outgoing(Address::Personal(user.clone()), started, 16)?;
-        self.write(64, |writes| writes.events.push((self.plugin.clone(), Event::ParticipantJoined { user, role })))
+        self.write(64, |writes| {
+            writes.events.push((self.plugin.clone(), Event::ParticipantJoined { user, role }))
+        })
     }
 
     fn remove_participant(&self, user: UserId) -> Result<(), HostError> {
@@ -694,34 +864,59 @@ impl HostCalls for Guest {
     fn emit(&self, name: &str, payload: String) -> Result<(), HostError> {
         self.check_event_name(name)?;
         self.check_payload(&payload)?;
-        let event = Event::Custom { name: name.into(), payload: payload.clone() };
+        let event = Event::Custom {
+            name: name.into(),
+            payload: payload.clone(),
+        };
         self.write(payload.len(), |writes| writes.events.push((self.plugin.clone(), event)))
     }
 
     fn emit_to(&self, audience: Audience, name: &str, payload: String) -> Result<(), HostError> {
         self.check_event_name(name)?;
         self.check_payload(&payload)?;
-        let emit = Emit { audience, plugin: self.plugin.clone(), name: name.into(), payload };
+        let emit = Emit {
+            audience,
+            plugin: self.plugin.clone(),
+            name: name.into(),
+            payload,
+        };
         self.write(emit.payload.len(), |writes| writes.emits.push(emit))
     }
 
     fn notify(&self, user: UserId, notification: Notification) -> Result<(), HostError> {
         let bytes = notification.title.len() + notification.body.len() + notification.data.as_ref().map_or(0, String::len);
-        let notification = Notification { plugin: Some(self.plugin.clone()), ..notification };
+        let notification = Notification {
+            plugin: Some(self.plugin.clone()),
+            ..notification
+        };
         self.outgoing(Address::Personal(user), Outgoing::Personal(Event::Notified(notification)), bytes)
     }
 
     fn timer_set(&self, name: &str, due: Millis, payload: String) -> Result<(), HostError> {
         self.check_key(name)?;
         self.check_payload(&payload)?;
-        let timer = TimerChange { plugin: self.plugin.clone(), name: name.into(), due: Some(due), payload };
-        self.write(timer.payload.len() + name.len(), |writes| writes.timers.insert((self.plugin.clone(), name.into()), timer)).map(drop)
+        let timer = TimerChange {
+            plugin: self.plugin.clone(),
+            name: name.into(),
+            due: Some(due),
+            payload,
+        };
+        self.write(timer.payload.len() + name.len(), |writes| {
+            writes.timers.insert((self.plugin.clone(), name.into()), timer)
+        })
+        .map(drop)
     }
 
     fn timer_cancel(&self, name: &str) -> Result<(), HostError> {
         self.check_key(name)?;
-        let timer = TimerChange { plugin: self.plugin.clone(), name: name.into(), due: None, payload: String::new() };
-        self.write(name.len(), |writes| writes.timers.insert((self.plugin.clone(), name.into()), timer)).map(drop)
+        let timer = TimerChange {
+            plugin: self.plugin.clone(),
+            name: name.into(),
+            due: None,
+            payload: String::new(),
+        };
+        self.write(name.len(), |writes| writes.timers.insert((self.plugin.clone(), name.into()), timer))
+            .map(drop)
     }
 
     async fn timer_get(&self, name: &str) -> Result<Option<Millis>, HostError> {
@@ -736,7 +931,13 @@ impl HostCalls for Guest {
         if let Some(timer) = conversation.with_state(|state| state.staged_timer(&self.plugin, name).cloned()) {
             return Ok(timer.due);
         }
-        let row = self.shared.engine.store.timer(conversation.id, &self.plugin, name).await.map_err(store_error)?;
+        let row = self
+            .shared
+            .engine
+            .store
+            .timer(conversation.id, &self.plugin, name)
+            .await
+            .map_err(store_error)?;
         Ok(row.map(|row| row.due))
     }
 }
@@ -744,7 +945,8 @@ impl HostCalls for Guest {
 impl Guest {
     /// The address of the call's conversation, also while it is being created.
     fn pending_address(&self) -> Option<Address> {
-        self.address().or_else(|| self.shared.conversation.with_state(|state| state.pending.clone()))
+        self.address()
+            .or_else(|| self.shared.conversation.with_state(|state| state.pending.clone()))
     }
 }
 
@@ -757,32 +959,82 @@ fn check_context(context_type: &str, context_id: &str) -> Result<(), HostError> 
     if valid(context_type, 64) && !context_id.is_empty() && context_id.len() <= 128 {
         Ok(())
     } else {
-        Err(HostError::Invalid("a context is named type:id, the type without / and :, at most 64 and 128 bytes".into()))
+        Err(HostError::Invalid(
+            "a context is named type:id, the type without / and :, at most 64 and 128 bytes".into(),
+        ))
     }
+}
+
+/// The value of a key with everything staged.
+async fn present_kv(engine: &Inner, conversation: &Conversation, plugin: &PluginId, key: &str, now: Millis) -> Result<Option<Vec<u8>>, StoreError> {
+    if let Some(change) = conversation.with_state(|state| state.staged_kv(plugin, key).cloned()) {
+        return Ok(alive(change.expires_at, now).then_some(change.value).flatten());
+    }
+    let row = engine.store.kv_get(conversation.id, plugin, key).await?;
+    Ok(row.filter(|row| alive(row.expires_at, now)).map(|row| row.value))
+}
+
+/// Keys with a prefix with everything staged: some more than a list shows, since what a handler has written may hide some.
+async fn present_kv_list(
+    engine: &Inner,
+    conversation: &Conversation,
+    plugin: &PluginId,
+    prefix: &str,
+    after: Option<&str>,
+    now: Millis,
+) -> Result<BTreeMap<String, Vec<u8>>, StoreError> {
+    let rows = engine
+        .store
+        .kv_list(conversation.id, plugin, prefix, after, LIST_MAX + WRITES_MAX)
+        .await?;
+    let mut keys: BTreeMap<String, Vec<u8>> = rows
+        .into_iter()
+        .filter(|row| alive(row.expires_at, now))
+        .map(|row| (row.key, row.value))
+        .collect();
+    conversation.with_state(|state| {
+        for change in state
+            .staged_kv_prefix(plugin, prefix)
+            .into_values()
+            .filter(|change| after.is_none_or(|after| change.key.as_str() > after))
+        {
+            set_or_remove(&mut keys, change, now);
+        }
+    });
+    Ok(keys)
+}
+
+fn set_or_remove(keys: &mut BTreeMap<String, Vec<u8>>, change: &KvChange, now: Millis) {
+    match change.value.clone().filter(|_| alive(change.expires_at, now)) {
+        Some(value) => drop(keys.insert(change.key.clone(), value)),
+        None => drop(keys.remove(&change.key)),
+    }
+}
+
+/// A message with everything staged.
+pub(crate) async fn present_message(engine: &Inner, conversation: &Conversation, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
+    if let Some(row) = conversation.with_state(|state| state.staged_message(id.seq)) {
+        return Ok(Some(row));
+    }
+    let mut row = engine.store.message(id).await?;
+    if let Some(row) = &mut row {
+        conversation.with_state(|state| state.refresh(row));
+    }
+    Ok(row)
 }
 
 /// Whether a handler outside the turn would read the same now.
 pub(crate) async fn still_stands(engine: &Inner, conversation: &Conversation, reads: &[Read], now: Millis) -> Result<bool, Refusal> {
     for read in reads {
         let same = match read {
-            Read::Kv { plugin, key, value } => {
-                let staged = conversation.with_state(|state| state.staged_kv(plugin, key).cloned());
-                let present = match staged {
-                    Some(change) => alive(change.expires_at, now).then_some(change.value).flatten(),
-                    None => {
-                        let row = engine.store.kv_get(conversation.id, plugin, key).await?;
-                        row.filter(|row| alive(row.expires_at, now)).map(|row| row.value)
-                    }
-                };
-                present == *value
-            }
-            Read::Message { id, rev } => {
-                let mut row = engine.store.message(*id).await?;
-                if let Some(row) = &mut row {
-                    conversation.with_state(|state| state.refresh(row));
-                }
-                row.map(|row| row.rev) == *rev
-            }
+            Read::Kv { plugin, key, value } => present_kv(engine, conversation, plugin, key, now).await? == *value,
+            Read::KvList {
+                plugin,
+                prefix,
+                after,
+                found,
+            } => present_kv_list(engine, conversation, plugin, prefix, after.as_deref(), now).await? == *found,
+            Read::Message { id, rev } => present_message(engine, conversation, *id).await?.map(|row| row.rev) == *rev,
         };
         if !same {
             return Ok(false);
@@ -793,6 +1045,14 @@ pub(crate) async fn still_stands(engine: &Inner, conversation: &Conversation, re
 
 /// Effects with nothing but a handler's writes.
 pub(crate) fn effects_with_timer_removed(plugin: &PluginId, name: &str) -> Effects {
-    let removed = TimerChange { plugin: plugin.clone(), name: name.into(), due: None, payload: String::new() };
-    Effects { timers: vec![removed], ..Effects::default() }
+    let removed = TimerChange {
+        plugin: plugin.clone(),
+        name: name.into(),
+        due: None,
+        payload: String::new(),
+    };
+    Effects {
+        timers: vec![removed],
+        ..Effects::default()
+    }
 }

@@ -5,7 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use haggle_model::{Address, Entry, Event, KvChange, MarkChange, Marks, MessageId, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread};
+use haggle_model::{
+    Address, Entry, Event, KvChange, MarkChange, Marks, MessageId, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread,
+};
 use haggle_store::{ConversationRow, MemberRow, MessageRow};
 
 use crate::commands_seen::CommandsSeen;
@@ -49,9 +51,23 @@ pub(crate) struct State {
 
 impl State {
     /// From the store's rows.
-    pub fn load(row: Option<ConversationRow>, head: (Seq, u32), members: Vec<(MemberRow, Vec<u32>)>, commands: CommandsSeen, deleted: Vec<(u32, UserId)>) -> State {
+    pub fn load(
+        row: Option<ConversationRow>,
+        head: (Seq, u32),
+        members: Vec<(MemberRow, Vec<u32>)>,
+        commands: CommandsSeen,
+        deleted: Vec<(u32, UserId)>,
+    ) -> State {
         let present = |(row, own): (MemberRow, Vec<u32>)| {
-            let member = Member { role: row.role, joined_seq: row.joined_seq, mark: MarkChange { own: own.len() as u32, ..row.mark }, own };
+            let member = Member {
+                role: row.role,
+                joined_seq: row.joined_seq,
+                mark: MarkChange {
+                    own: own.len() as u32,
+                    ..row.mark
+                },
+                own,
+            };
             (row.user, member)
         };
         let skip = deleted.len().saturating_sub(DELETED_MAX);
@@ -83,19 +99,33 @@ impl State {
 
     /// The user's unread messages.
     pub fn unread(&self, user: &UserId) -> u32 {
-        let Some(member) = self.members.get(user) else { return 0 };
-        let deleted = self.deleted.iter().rev().take_while(|(n, _)| *n > member.mark.read_n).filter(|(_, sender)| sender != user).count();
-        unread(Marks { read_n: member.mark.read_n, own: member.mark.own, deleted: deleted as u32 }, self.head_n)
+        self.members.get(user).map_or(0, |member| self.unread_at(user, member.mark, self.head_n))
     }
 
-    /// What an own countable message at (`seq`, `n`) does to its sender's marks: moves them when nothing was unread before it.
-    pub fn mark_of_own_send(&self, user: &UserId, seq: Seq, n: u32) -> Option<MarkChange> {
-        let member = self.members.get(user)?;
-        Some(if self.unread(user) == 0 {
-            MarkChange { delivered_seq: seq, read_seq: seq, read_n: n, own: 0 }
-        } else {
-            MarkChange { own: member.mark.own + 1, ..member.mark }
-        })
+    fn unread_at(&self, user: &UserId, mark: MarkChange, head_n: u32) -> u32 {
+        let deleted = self
+            .deleted
+            .iter()
+            .rev()
+            .take_while(|(n, _)| *n > mark.read_n)
+            .filter(|(_, sender)| sender != user)
+            .count();
+        unread(
+            Marks {
+                read_n: mark.read_n,
+                own: mark.own,
+                deleted: deleted as u32,
+            },
+            head_n,
+        )
+    }
+
+    /// The countable messages up to the event at `seq`, if that is the head or not yet known to be durable.
+    pub fn number_at(&self, seq: Seq) -> Option<u32> {
+        if seq == self.head {
+            return Some(self.head_n);
+        }
+        self.newest(|entry| (entry.seq == seq && seq > 0).then_some(entry.n))
     }
 
     /// The marks after moving to these seqs, or `None` when nothing moves. `read_n` is `n` of the event at `read`.
@@ -164,8 +194,16 @@ impl State {
             Event::ConversationClosed(_) => self.with_row(|row| row.closed = true),
             Event::ConversationReopened => self.with_row(|row| row.closed = false),
             Event::ParticipantJoined { user, role } => {
-                let mark = MarkChange { delivered_seq: entry.seq, read_seq: entry.seq, read_n: entry.n, own: 0 };
-                self.members.insert(user.clone(), Member { role: *role, joined_seq: entry.seq, mark, own: Vec::new() });
+                let mark = mark_of_joiner(entry.seq, entry.n);
+                self.members.insert(
+                    user.clone(),
+                    Member {
+                        role: *role,
+                        joined_seq: entry.seq,
+                        mark,
+                        own: Vec::new(),
+                    },
+                );
             }
             Event::ParticipantLeft { user } => {
                 self.members.remove(user);
@@ -235,22 +273,46 @@ impl State {
     /// Keys of plugin kv with this prefix that staged entries change, the newest change of each.
     pub fn staged_kv_prefix(&self, plugin: &PluginId, prefix: &str) -> HashMap<&str, &KvChange> {
         let changes = self.uncommitted.iter().flat_map(|(_, entry)| &entry.effects.kv);
-        changes.filter(|change| change.plugin == *plugin && change.key.starts_with(prefix)).map(|change| (change.key.as_str(), change)).collect()
+        changes
+            .filter(|change| change.plugin == *plugin && change.key.starts_with(prefix))
+            .map(|change| (change.key.as_str(), change))
+            .collect()
     }
 
     /// A timer, if something staged says what it is.
     pub fn staged_timer(&self, plugin: &PluginId, name: &str) -> Option<&TimerChange> {
-        self.newest(|entry| entry.effects.timers.iter().rev().find(|timer| timer.plugin == *plugin && timer.name == name))
+        self.newest(|entry| {
+            entry
+                .effects
+                .timers
+                .iter()
+                .rev()
+                .find(|timer| timer.plugin == *plugin && timer.name == name)
+        })
     }
 
     /// A reservation, if something staged says what it is (`Some(None)`: nobody holds it).
     pub fn staged_reservation(&self, plugin: &PluginId, key: &str) -> Option<Option<&ReservationState>> {
-        self.newest(|entry| entry.effects.reservations.iter().rev().find(|held| held.plugin == *plugin && held.key == key).map(|held| held.state.as_ref()))
+        self.newest(|entry| {
+            entry
+                .effects
+                .reservations
+                .iter()
+                .rev()
+                .find(|held| held.plugin == *plugin && held.key == key)
+                .map(|held| held.state.as_ref())
+        })
     }
 
     /// The profile, if something staged says what it is (in a personal conversation).
     pub fn staged_profile(&self) -> Option<&haggle_model::Profile> {
-        self.newest(|entry| if let Event::ProfileUpdated(profile) = &entry.event { Some(profile) } else { None })
+        self.newest(|entry| {
+            if let Event::ProfileUpdated(profile) = &entry.event {
+                Some(profile)
+            } else {
+                None
+            }
+        })
     }
 
     fn newest<'a, T>(&'a self, find: impl FnMut(&'a Entry) -> Option<T>) -> Option<T> {
@@ -273,11 +335,64 @@ impl State {
     }
 }
 
+/// Marks while the entries of one transaction get their seqs: what they do to marks is not in the state yet.
+pub(crate) struct MarksAhead<'a> {
+    state: &'a State,
+    moved: HashMap<UserId, MarkChange>,
+}
+
+impl<'a> MarksAhead<'a> {
+    pub fn new(state: &'a State) -> MarksAhead<'a> {
+        MarksAhead {
+            state,
+            moved: HashMap::new(),
+        }
+    }
+
+    /// The user joins with the event at (`seq`, `n`).
+    pub fn joined(&mut self, user: &UserId, seq: Seq, n: u32) {
+        self.moved.insert(user.clone(), mark_of_joiner(seq, n));
+    }
+
+    /// What an own countable message at (`seq`, `n`) does to its sender's marks: moves them when nothing was unread before it.
+    pub fn sent(&mut self, user: &UserId, seq: Seq, n: u32) -> Option<MarkChange> {
+        let mark = self
+            .moved
+            .get(user)
+            .copied()
+            .or_else(|| self.state.members.get(user).map(|member| member.mark))?;
+        let mark = if self.state.unread_at(user, mark, n - 1) == 0 {
+            MarkChange {
+                delivered_seq: seq,
+                read_seq: seq,
+                read_n: n,
+                own: 0,
+            }
+        } else {
+            MarkChange { own: mark.own + 1, ..mark }
+        };
+        self.moved.insert(user.clone(), mark);
+        Some(mark)
+    }
+}
+
+fn mark_of_joiner(seq: Seq, n: u32) -> MarkChange {
+    MarkChange {
+        delivered_seq: seq,
+        read_seq: seq,
+        read_n: n,
+        own: 0,
+    }
+}
+
 /// The message that a `message.created` entry makes.
 pub(crate) fn message_created(entry: &Entry) -> Option<MessageRow> {
     let Event::MessageCreated(content) = &entry.event else { return None };
     Some(MessageRow {
-        id: MessageId { conversation: entry.conversation, seq: entry.seq },
+        id: MessageId {
+            conversation: entry.conversation,
+            seq: entry.seq,
+        },
         sender: entry.actor.clone().unwrap_or_else(|| UserId::from("")),
         content: content.clone(),
         n: entry.n,
@@ -300,11 +415,19 @@ pub(crate) fn change_message(row: &mut MessageRow, entry: &Entry) {
         Event::MessageEdited { content, .. } => {
             let countable = row.content.countable;
             let client_id = row.content.client_id.take();
-            row.content = haggle_model::Content { countable, client_id, ..content.clone() };
+            row.content = haggle_model::Content {
+                countable,
+                client_id,
+                ..content.clone()
+            };
             row.edited_at = Some(entry.at);
         }
         Event::MessageDeleted { .. } => {
-            row.content = haggle_model::Content { kind: row.content.kind.clone(), countable: row.content.countable, ..Default::default() };
+            row.content = haggle_model::Content {
+                kind: row.content.kind.clone(),
+                countable: row.content.countable,
+                ..Default::default()
+            };
             row.deleted_at = Some(entry.at);
             row.reactions.clear();
         }

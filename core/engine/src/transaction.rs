@@ -23,7 +23,13 @@ pub(crate) struct Item {
 impl Item {
     pub fn new(actor: &UserId, event: Event) -> Item {
         let actor = (!actor.as_str().is_empty()).then(|| actor.clone());
-        Item { actor, event, origin: Vec::new(), command: None, before: None }
+        Item {
+            actor,
+            event,
+            origin: Vec::new(),
+            command: None,
+            before: None,
+        }
     }
 
     pub fn changing(mut self, before: MessageRow) -> Item {
@@ -62,7 +68,10 @@ pub(crate) struct Transaction {
 impl Transaction {
     /// One item and nothing else.
     pub fn of(item: Item) -> Transaction {
-        Transaction { items: vec![item], ..Transaction::default() }
+        Transaction {
+            items: vec![item],
+            ..Transaction::default()
+        }
     }
 
     /// Nothing to write.
@@ -121,10 +130,18 @@ fn event_bytes(event: &Event) -> usize {
 }
 
 fn effects_bytes(effects: &Effects) -> usize {
-    let kv: usize = effects.kv.iter().map(|change| 32 + change.key.len() + change.value.as_ref().map_or(0, Vec::len)).sum();
+    let kv: usize = effects
+        .kv
+        .iter()
+        .map(|change| 32 + change.key.len() + change.value.as_ref().map_or(0, Vec::len))
+        .sum();
     let timers: usize = effects.timers.iter().map(|timer| 32 + timer.name.len() + timer.payload.len()).sum();
     let outgoing: usize = effects.outgoing.iter().map(|item| 64 + outgoing_bytes(&item.what)).sum();
-    let held: usize = effects.reservations.iter().map(|held| 64 + held.key.len() + held.state.as_ref().map_or(0, |state| state.value.len())).sum();
+    let held: usize = effects
+        .reservations
+        .iter()
+        .map(|held| 64 + held.key.len() + held.state.as_ref().map_or(0, |state| state.value.len()))
+        .sum();
     kv + timers + outgoing + held + effects.answer.as_ref().map_or(0, String::len)
 }
 
@@ -133,10 +150,15 @@ fn outgoing_bytes(what: &haggle_model::Outgoing) -> usize {
     match what {
         Outgoing::Message { content, .. } => content.text.len() + content.metadata.as_ref().map_or(0, String::len),
         Outgoing::Personal(event) => event_bytes(event),
-        Outgoing::Kv(changes) => changes.iter().map(|change| 32 + change.key.len() + change.value.as_ref().map_or(0, Vec::len)).sum(),
+        Outgoing::Kv(changes) => changes
+            .iter()
+            .map(|change| 32 + change.key.len() + change.value.as_ref().map_or(0, Vec::len))
+            .sum(),
         Outgoing::Keep { keys, .. } | Outgoing::Release { keys, .. } => keys.iter().map(|key| 8 + key.len()).sum(),
         Outgoing::Conversation { participants, name, state } => {
-            participants.iter().map(|user| user.as_str().len()).sum::<usize>() + name.as_ref().map_or(0, String::len) + state.as_ref().map_or(0, String::len)
+            participants.iter().map(|user| user.as_str().len()).sum::<usize>()
+                + name.as_ref().map_or(0, String::len)
+                + state.as_ref().map_or(0, String::len)
         }
     }
 }

@@ -15,7 +15,11 @@ pub(crate) struct TurnQueue<J> {
 
 impl<J> Default for TurnQueue<J> {
     fn default() -> Self {
-        TurnQueue { users: HashMap::new(), rotation: VecDeque::new(), len: 0 }
+        TurnQueue {
+            users: HashMap::new(),
+            rotation: VecDeque::new(),
+            len: 0,
+        }
     }
 }
 

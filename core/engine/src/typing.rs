@@ -56,7 +56,7 @@ impl Typing {
     fn expired(&self) -> Vec<(ConversationId, UserId)> {
         let (mut signs, now) = (self.signs.lock(), Instant::now());
         let expired: Vec<_> = signs.iter().filter(|(_, sign)| sign.until <= now).map(|(key, _)| key.clone()).collect();
-        expired.iter().for_each(|key| drop(signs.remove(key)));
+        signs.retain(|key, _| !expired.contains(key));
         expired
     }
 }
@@ -77,7 +77,12 @@ async fn tell(engine: &Arc<Inner>, conversation: ConversationId, user: UserId, o
     let name = profile.and_then(|row| row.profile.name).unwrap_or_else(|| user.to_string());
     let Some(there) = engine.warm.peek(conversation) else { return };
     let others: Vec<UserId> = there.audience.lock().users.iter().filter(|other| **other != user).cloned().collect();
-    let push = Push::new(What::Typing { conversation, user, name, on });
+    let push = Push::new(What::Typing {
+        conversation,
+        user,
+        name,
+        on,
+    });
     for other in others {
         engine.hub.each(&other, |connection| {
             if connection.subscribed(conversation) {

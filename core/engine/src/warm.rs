@@ -10,8 +10,8 @@ use haggle_store::{SharedStore, StoreError};
 use papaya::HashMap;
 
 use crate::{
-    conversation::{Conversation, Phase, unavailable},
     commands_seen::CommandsSeen,
+    conversation::{Conversation, Phase, unavailable},
     lanes::Lane,
     state::State,
 };
@@ -31,7 +31,10 @@ impl Warm {
     /// The conversation, cold when it was not there.
     pub fn get(&self, id: ConversationId, lane: &Arc<Lane>) -> Arc<Conversation> {
         let conversations = self.conversations.pin();
-        conversations.get(&id).unwrap_or_else(|| conversations.get_or_insert_with(id, || Conversation::new(id, lane.clone()))).clone()
+        conversations
+            .get(&id)
+            .unwrap_or_else(|| conversations.get_or_insert_with(id, || Conversation::new(id, lane.clone())))
+            .clone()
     }
 
     /// The conversation, if it is there.
@@ -47,7 +50,11 @@ impl Warm {
     /// Nothing may be staged on the memory of this shard any more: it says things that were never written.
     pub fn kill(&self, shard: Shard) {
         let conversations = self.conversations.pin();
-        let all: Vec<_> = conversations.values().filter(|conversation| conversation.lane.shard == shard).cloned().collect();
+        let all: Vec<_> = conversations
+            .values()
+            .filter(|conversation| conversation.lane.shard == shard)
+            .cloned()
+            .collect();
         for conversation in all {
             let waiting = {
                 let mut guarded = conversation.guarded.lock();
@@ -98,7 +105,11 @@ pub(crate) async fn load(store: &SharedStore, id: ConversationId, limits: &Limit
     let Some(row) = row else {
         let head = store.head(id).await?.unwrap_or_default();
         let state = State::load(None, head, Vec::new(), CommandsSeen::default(), Vec::new());
-        return Ok(Loaded { state, kind: ConversationKind::Personal, users: Vec::new() });
+        return Ok(Loaded {
+            state,
+            kind: ConversationKind::Personal,
+            users: Vec::new(),
+        });
     };
     let since = now - limits.idempotency.as_millis() as i64;
     let commands = store.commands(id, since, COMMANDS_LOADED_MAX).await?;
@@ -106,7 +117,11 @@ pub(crate) async fn load(store: &SharedStore, id: ConversationId, limits: &Limit
     let commands = CommandsSeen::load(commands, limits.command_ids_max, incomplete);
     let mut members = Vec::new();
     for member in all_members(store, id).await? {
-        let own = if member.mark.own > 0 { store.own_numbers(id, &member.user, member.mark.read_n).await? } else { Vec::new() };
+        let own = if member.mark.own > 0 {
+            store.own_numbers(id, &member.user, member.mark.read_n).await?
+        } else {
+            Vec::new()
+        };
         members.push((member, own));
     }
     let lowest = members.iter().map(|(member, _)| member.mark.read_n).min().unwrap_or(row.head_n);
@@ -114,10 +129,18 @@ pub(crate) async fn load(store: &SharedStore, id: ConversationId, limits: &Limit
     let kind = row.kind();
     let users = match &row.address {
         haggle_model::Address::Personal(user) => vec![user.clone()],
-        _ => members.iter().filter(|(member, _)| member.left_seq.is_none()).map(|(member, _)| member.user.clone()).collect(),
+        _ => members
+            .iter()
+            .filter(|(member, _)| member.left_seq.is_none())
+            .map(|(member, _)| member.user.clone())
+            .collect(),
     };
     let head = (row.head, row.head_n);
-    Ok(Loaded { state: State::load(Some(row), head, members, commands, deleted), kind, users })
+    Ok(Loaded {
+        state: State::load(Some(row), head, members, commands, deleted),
+        kind,
+        users,
+    })
 }
 
 async fn all_members(store: &SharedStore, id: ConversationId) -> Result<Vec<haggle_store::MemberRow>, StoreError> {

@@ -123,9 +123,9 @@ pub struct OutgoingItem {
     /// What it does there.
     #[n(1)]
     pub what: Outgoing,
-    /// The plugin that asked for it; it joins the entry's origin.
+    /// The plugins that led to it, oldest first: with the one that asked for it, if a plugin did.
     #[n(2)]
-    pub by: Option<PluginId>,
+    pub origin: Vec<PluginId>,
 }
 
 /// What an entry of one conversation asks of another.
