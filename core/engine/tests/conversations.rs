@@ -10,19 +10,37 @@ use support::{World, eventually, send};
 #[tokio::test]
 async fn the_first_message_makes_a_direct_conversation() {
     let world = World::new().await;
-    let to_bob = || Command::Send { to: To::User("bob".into()), message: NewMessage::text("hello") };
+    let to_bob = || Command::Send {
+        to: To::User("bob".into()),
+        message: NewMessage::text("hello"),
+    };
     let first = world.run("ann", to_bob()).await.unwrap();
     assert_eq!(first.seq, 4, "created, joined twice, message");
     let second = world.run("ann", to_bob()).await.unwrap();
     assert_eq!((second.conversation, second.seq), (first.conversation, 5));
     let events = world.store.events(first.conversation, 0, 100).await.unwrap();
     let names: Vec<_> = events.iter().map(|event| event.event.name()).collect();
-    assert_eq!(names, ["conversation.created", "participant.joined", "participant.joined", "message.created", "message.created"]);
+    assert_eq!(
+        names,
+        [
+            "conversation.created",
+            "participant.joined",
+            "participant.joined",
+            "message.created",
+            "message.created"
+        ]
+    );
     assert_eq!(world.direct("bob", "ann").await, first.conversation, "whoever asks, it is the same");
     let bob = UserId::from("bob");
     eventually("the membership reaches the personal log", async || {
         let me = world.engine.personal(&bob).await.unwrap();
-        world.store.events(me, 0, 10).await.unwrap().iter().any(|event| event.event.name() == "membership.started")
+        world
+            .store
+            .events(me, 0, 10)
+            .await
+            .unwrap()
+            .iter()
+            .any(|event| event.event.name() == "membership.started")
     })
     .await;
 }
@@ -45,11 +63,19 @@ async fn strangers_find_nothing() {
     let id = world.direct("ann", "bob").await;
     assert_eq!(world.send("eve", id, "hi").await.unwrap_err().code, ErrorCode::NotFound);
     let message = world.send("ann", id, "hi").await.unwrap();
-    let edit = |text: &str| Command::Edit { message: id.message(message.seq), text: Some(text.into()), metadata: None, if_rev: None };
+    let edit = |text: &str| Command::Edit {
+        message: id.message(message.seq),
+        text: Some(text.into()),
+        metadata: None,
+        if_rev: None,
+    };
     assert_eq!(world.run("eve", edit("x")).await.unwrap_err().code, ErrorCode::NotFound);
     assert_eq!(world.run("bob", edit("x")).await.unwrap_err().code, ErrorCode::Forbidden);
     assert!(world.run("ann", edit("better")).await.is_ok());
-    assert_eq!(world.store.message(id.message(message.seq)).await.unwrap().unwrap().content.text, "better");
+    assert_eq!(
+        world.store.message(id.message(message.seq)).await.unwrap().unwrap().content.text,
+        "better"
+    );
 }
 
 #[tokio::test]
@@ -57,10 +83,16 @@ async fn a_block_refuses_both_ways_even_before_the_first_message() {
     let world = World::new().await;
     let block = |blocked| Command::Block { user: "ann".into(), blocked };
     world.run("bob", block(true)).await.unwrap();
-    let to_bob = Command::Send { to: To::User("bob".into()), message: NewMessage::text("hello") };
+    let to_bob = Command::Send {
+        to: To::User("bob".into()),
+        message: NewMessage::text("hello"),
+    };
     assert_eq!(world.run("ann", to_bob.clone()).await.unwrap_err().code, ErrorCode::Blocked);
     let bob = UserId::from("bob");
-    eventually("the block is listed", async || world.store.blocks(&bob).await.unwrap() == [UserId::from("ann")]).await;
+    eventually("the block is listed", async || {
+        world.store.blocks(&bob).await.unwrap() == [UserId::from("ann")]
+    })
+    .await;
     world.run("bob", block(false)).await.unwrap();
     world.run("ann", to_bob).await.unwrap();
 }
@@ -73,7 +105,16 @@ async fn listeners_hear_everything_in_order() {
     for n in 0..50 {
         world.send(if n % 2 == 0 { "ann" } else { "cid" }, group, &n.to_string()).await.unwrap();
     }
-    world.run("ann", Command::RemoveParticipant { conversation: group, user: "bob".into() }).await.unwrap();
+    world
+        .run(
+            "ann",
+            Command::RemoveParticipant {
+                conversation: group,
+                user: "bob".into(),
+            },
+        )
+        .await
+        .unwrap();
     world.send("ann", group, "bob is gone").await.unwrap();
     let heard = bob.events(group);
     let seqs: Vec<u32> = heard.iter().map(|(seq, _)| *seq).collect();
@@ -96,7 +137,9 @@ async fn unread_counts_what_others_wrote() {
     assert_eq!(unread(&bob).await, 3, "an own message is not unread");
     let (done, marked) = tokio::sync::oneshot::channel();
     let actor = haggle_engine::Actor::user("bob", "rest");
-    world.engine.mark(&actor, id, None, Some(5), Some(Box::new(move |answer| done.send(answer).unwrap())));
+    world
+        .engine
+        .mark(&actor, id, None, Some(5), Some(Box::new(move |answer| done.send(answer).unwrap())));
     marked.await.unwrap().unwrap();
     assert_eq!(unread(&bob).await, 1);
     assert_eq!(unread(&"ann".into()).await, 1);

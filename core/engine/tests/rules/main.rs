@@ -1,0 +1,18 @@
+//! What the engine promises, one module per promise.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod after_hooks;
+mod faults;
+mod limits;
+mod members;
+mod offers;
+mod order;
+mod outgoing;
+mod personal;
+mod retries;
+mod slots;
+mod timers;
+mod turns;
+mod unread;
