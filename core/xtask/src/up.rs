@@ -53,7 +53,8 @@ pub fn run(args: &[String]) -> Result<()> {
 fn build_server(release: bool) -> Result<PathBuf> {
     step("building the server", || {
         let mut build = cargo();
-        build.args(["build", "--locked", "-p", "haggle-server"]);
+        // The whole workspace, so that features and with them the built dependencies are those of the tests.
+        build.args(["build", "--locked", "--workspace", "--bins"]);
         if release {
             build.arg("--release");
         }

@@ -1,6 +1,6 @@
 //! Licences and bans of everything we build on, by the lists of `config/deny.toml` (the format of cargo-deny).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -11,7 +11,8 @@ use crate::steps::root;
 /// The lists.
 struct Lists {
     allowed: BTreeSet<String>,
-    banned: BTreeSet<String>,
+    /// With the crates that may use it all the same; without any it must not be in the tree.
+    banned: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// Every package with a licence that is not allowed, and every one that is banned.
@@ -19,7 +20,43 @@ pub fn problems(metadata: &Value) -> Result<Vec<String>> {
     let path = root().join("config/deny.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let lists = Lists::parse(&text)?;
-    Ok(packages(metadata).filter_map(|package| lists.problem(package)).collect())
+    Ok(in_use(metadata).iter().flat_map(|package| lists.problems(package)).collect())
+}
+
+/// A package that is built, with the names of those it uses.
+struct Used<'a> {
+    name: &'a str,
+    licence: &'a str,
+    uses: Vec<&'a str>,
+}
+
+/// What the resolved features lead to; the lock file names more.
+fn in_use(metadata: &Value) -> Vec<Used<'_>> {
+    let by_id: BTreeMap<&str, &Value> = packages(metadata).map(|package| (text(package, "id"), package)).collect();
+    let nodes: BTreeMap<&str, &Value> = array(&metadata["resolve"]["nodes"]).map(|node| (text(node, "id"), node)).collect();
+    let mut todo: Vec<&str> = array(&metadata["workspace_members"]).filter_map(Value::as_str).collect();
+    let mut seen = BTreeSet::new();
+    let mut used = Vec::new();
+    while let Some(id) = todo.pop() {
+        let (true, Some(package)) = (seen.insert(id), by_id.get(id)) else {
+            continue;
+        };
+        let next: Vec<&str> = nodes
+            .get(id)
+            .map_or_else(Vec::new, |node| array(&node["deps"]).map(|dep| text(dep, "pkg")).collect());
+        let uses = next.iter().filter_map(|id| by_id.get(id)).map(|package| text(package, "name")).collect();
+        used.push(Used {
+            name: text(package, "name"),
+            licence: text(package, "license"),
+            uses,
+        });
+        todo.extend(next);
+    }
+    used
+}
+
+fn array(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
 }
 
 impl Lists {
@@ -35,22 +72,30 @@ impl Lists {
         let allowed = array("licenses", "allow").context("[licenses] allow is missing")?;
         let banned = array("bans", "deny").context("[bans] deny is missing")?;
         Ok(Lists {
-            allowed: allowed.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect(),
-            banned: banned
-                .iter()
-                .filter_map(|ban| ban.get("crate").or_else(|| ban.get("name"))?.as_str())
-                .map(str::to_owned)
-                .collect(),
+            allowed: strings(&allowed),
+            banned: banned.iter().filter_map(ban).collect(),
         })
     }
 
-    fn problem(&self, package: &Value) -> Option<String> {
-        let name = text(package, "name");
-        if self.banned.contains(name) {
-            return Some(format!("{name} is banned"));
+    fn problems(&self, package: &Used<'_>) -> Vec<String> {
+        let Used { name, licence, uses } = package;
+        let mut problems = Vec::new();
+        if self.banned.get(*name).is_some_and(BTreeSet::is_empty) {
+            problems.push(format!("{name} is banned"));
         }
-        let licence = text(package, "license");
-        (!self.allows(licence)).then(|| format!("{name}: the licence `{licence}` is not allowed"))
+        for used in uses {
+            if self
+                .banned
+                .get(*used)
+                .is_some_and(|wrappers| !wrappers.is_empty() && !wrappers.contains(*name))
+            {
+                problems.push(format!("{name} must not use {used}"));
+            }
+        }
+        if !self.allows(licence) {
+            problems.push(format!("{name}: the licence `{licence}` is not allowed"));
+        }
+        problems
     }
 
     /// Whether an SPDX expression can be met with what is allowed. `/` is an old way to write OR.
@@ -94,6 +139,15 @@ impl Lists {
     }
 }
 
+fn strings(array: &[toml::Value]) -> BTreeSet<String> {
+    array.iter().filter_map(toml::Value::as_str).map(str::to_owned).collect()
+}
+
+fn ban(ban: &toml::Value) -> Option<(String, BTreeSet<String>)> {
+    let wrappers = ban.get("wrappers").and_then(toml::Value::as_array).map(|array| strings(array));
+    Some((ban.get("crate")?.as_str()?.to_owned(), wrappers.unwrap_or_default()))
+}
+
 type Words<'a> = std::iter::Peekable<std::vec::IntoIter<&'a str>>;
 
 #[cfg(test)]
@@ -106,7 +160,7 @@ mod tests {
         [licenses]
         allow = ["MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"]
         [bans]
-        deny = [{ crate = "openssl", reason = "one crypto provider" }]
+        deny = [{ crate = "openssl", reason = "one crypto provider" }, { crate = "chrono", wrappers = ["croner"] }]
     "#;
 
     #[track_caller]
@@ -143,13 +197,37 @@ mod tests {
         }
     }
 
+    fn used<'a>(name: &'a str, uses: &[&'a str]) -> Used<'a> {
+        Used {
+            name,
+            licence: "MIT",
+            uses: uses.to_vec(),
+        }
+    }
+
     #[test]
     fn banned_crates_are_named() {
         let lists = Lists::parse(LISTS).expect("lists");
-        assert_eq!(
-            lists.problem(&json!({ "name": "openssl", "license": "MIT" })).as_deref(),
-            Some("openssl is banned")
-        );
-        assert_eq!(lists.problem(&json!({ "name": "serde", "license": "MIT" })), None);
+        assert_eq!(lists.problems(&used("openssl", &[])), ["openssl is banned"]);
+        assert!(lists.problems(&used("serde", &[])).is_empty());
+    }
+
+    #[test]
+    fn a_ban_with_wrappers_is_for_everybody_else() {
+        let lists = Lists::parse(LISTS).expect("lists");
+        assert!(lists.problems(&used("croner", &["chrono"])).is_empty());
+        assert_eq!(lists.problems(&used("haggle-engine", &["chrono"])), ["haggle-engine must not use chrono"]);
+    }
+
+    #[test]
+    fn only_what_is_built_is_looked_at() {
+        let package = |id: &str| json!({ "id": id, "name": id, "license": "MIT" });
+        let metadata = json!({
+            "packages": [package("ours"), package("serde"), package("ring")],
+            "workspace_members": ["ours"],
+            "resolve": { "nodes": [{ "id": "ours", "deps": [{ "pkg": "serde" }] }, { "id": "serde", "deps": [] }] },
+        });
+        let names: Vec<_> = in_use(&metadata).iter().map(|used| used.name).collect();
+        assert_eq!(names, ["ours", "serde"]);
     }
 }
