@@ -28,7 +28,7 @@ use super::{
     session::{self, End, Session, close, end_for},
     socket::{NewHead, Signals, Socket},
 };
-use crate::{Gateway, Identity};
+use crate::{Gateway, Identity, http::Slot};
 
 /// The thread's buffer for input.
 const READ_BYTES: usize = 32 * 1024;
@@ -86,6 +86,8 @@ pub(super) struct Connection {
     armed: Option<Instant>,
     /// For metrics and the after-connection hook.
     word: &'static str,
+    /// The listener's permit, held as long as the connection lives.
+    _slot: Option<Slot>,
 }
 
 /// Whether reading made any progress.
@@ -97,7 +99,7 @@ enum Progress {
 
 impl Connection {
     /// A connection right after its handshake; `early` came behind the head of the request.
-    pub fn new(gateway: Arc<Gateway>, stream: TcpStream, early: &[u8], identity: Option<Identity>) -> Connection {
+    pub fn new(gateway: Arc<Gateway>, stream: TcpStream, early: &[u8], identity: Option<Identity>, slot: Option<Slot>) -> Connection {
         let now = Instant::now();
         let settings = &gateway.settings.ws;
         let (auth_by, next_beat) = (now + settings.auth_within, now + settings.heartbeat);
@@ -122,6 +124,7 @@ impl Connection {
             stalled: None,
             armed: None,
             word: "lost",
+            _slot: slot,
         }
     }
 
@@ -413,5 +416,17 @@ impl Drop for Connection {
         self.socket.end();
         self.session.leave(self.word);
         self.socket.gateway.connections.remove(&self.socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The budget of an idle connection is 4 KiB with everything that the system's socket, the hub and the allocator add.
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Connection>() <= 768, "task: {}", size_of::<Connection>());
+        assert!(size_of::<Socket>() <= 512, "shared: {}", size_of::<Socket>());
     }
 }

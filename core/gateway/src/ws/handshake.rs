@@ -62,15 +62,15 @@ pub async fn upgrade<B>(gateway: Arc<Gateway>, mut request: Request<B>) -> Respo
     response
 }
 
+/// Waits for hyper and then starts the connection's own task, whose memory holds nothing of the handshake.
 async fn serve(gateway: Arc<Gateway>, upgraded: hyper::upgrade::OnUpgrade, identity: Option<Identity>, slot: Option<Slot>) {
-    if let Some(connection) = take_over(gateway, upgraded, identity).await {
-        connection.await;
+    if let Some(connection) = take_over(gateway, upgraded, identity, slot).await {
+        tokio::spawn(connection);
     }
-    drop(slot);
 }
 
 /// Takes the socket out of hyper, and lets go of hyper's read buffer, which an idle connection must not keep.
-async fn take_over(gateway: Arc<Gateway>, upgraded: hyper::upgrade::OnUpgrade, identity: Option<Identity>) -> Option<Connection> {
+async fn take_over(gateway: Arc<Gateway>, upgraded: hyper::upgrade::OnUpgrade, identity: Option<Identity>, slot: Option<Slot>) -> Option<Connection> {
     let Ok(Ok(upgraded)) = tokio::time::timeout(UPGRADE_MAX, upgraded).await else {
         tracing::debug!("a connection ended during its upgrade");
         return None;
@@ -84,7 +84,7 @@ async fn take_over(gateway: Arc<Gateway>, upgraded: hyper::upgrade::OnUpgrade, i
         tracing::debug!(%error, "a connection ended during its upgrade");
         return None;
     }
-    Some(Connection::new(gateway, stream, &parts.read_buf, identity))
+    Some(Connection::new(gateway, stream, &parts.read_buf, identity, slot))
 }
 
 /// Everything that may refuse a handshake, and the identity of a token in its head.

@@ -174,9 +174,6 @@ impl Session {
 
     fn text(&mut self, text: &str, now: Instant) -> Result<(), End> {
         let text = text.trim_ascii();
-        if text == "{}" {
-            return self.admit(now).map(drop);
-        }
         if !text.starts_with('[') {
             return self.frame(text, false, now);
         }
@@ -192,9 +189,15 @@ impl Session {
     fn frame(&mut self, json: &str, in_batch: bool, now: Instant) -> Result<(), End> {
         self.gateway().connections.metrics().received.increment(1);
         let admitted = self.admit(now)?;
+        if is_sign_of_life(json) {
+            return Ok(());
+        }
         let frame = match Frame::decode(json) {
             Ok(frame) => frame,
-            Err(BadFrame { id, refusal }) => return Ok(self.refuse(&id, &refusal)),
+            Err(BadFrame { id, refusal }) => {
+                self.refuse(&id, &refusal);
+                return Ok(());
+            }
         };
         let id = frame.id.clone();
         let done = match admitted {
@@ -236,7 +239,10 @@ impl Session {
         match frame.t.as_deref() {
             None => return Err(Refusal::bad("/t", "/t: missing")),
             Some("auth") => return self.auth(frame),
-            Some("ping") => return Ok(self.ok(&frame.id)),
+            Some("ping") => {
+                self.ok(&frame.id);
+                return Ok(());
+            }
             Some(_) => {}
         }
         let Some(actor) = &self.actor else {
@@ -249,14 +255,16 @@ impl Session {
             Some("sub") => self.subscribe(actor, &frame),
             Some("unsub") => {
                 self.socket.unsubscribe(frame.conversation()?);
-                Ok(self.ok(&frame.id))
+                self.ok(&frame.id);
+                Ok(())
             }
             Some("read") => self.mark(actor, &frame, true),
             Some("delivered") => self.mark(actor, &frame, false),
             Some("typing") => {
                 let on = frame.on.ok_or_else(|| Refusal::bad("/on", "/on: expected true or false"))?;
                 self.gateway().engine.typing(actor, frame.conversation()?, on);
-                Ok(self.ok(&frame.id))
+                self.ok(&frame.id);
+                Ok(())
             }
             _ => self.command(actor, &frame),
         }
@@ -415,7 +423,8 @@ impl Session {
         if first {
             self.gateway().engine.connect(self.socket.clone());
         }
-        if pending.is_request && pending.id != Id::None || !pending.is_request {
+        // A login by the head of the handshake is told as well, although nobody asked by a frame.
+        if pending.id != Id::None || !pending.is_request {
             let login = encode::LoggedIn {
                 user: &actor.user,
                 connection: &self.socket.id,
@@ -502,6 +511,12 @@ impl Session {
             self.gateway().connections.leave(&actor.user);
         }
     }
+}
+
+/// An empty object.
+fn is_sign_of_life(json: &str) -> bool {
+    let inside = json.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+    inside.is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
 fn refusal_of(error: AuthError) -> Refusal {

@@ -160,7 +160,7 @@ async fn a_batch_is_executed_in_order() {
     let server = Server::start().await;
     let c = server.direct("ann", "bob").await.to_string();
     let mut ann = Client::login(server.address, &token("ann")).await;
-    ann.send(json!([{"t": "sub", "id": "s", "c": c}])).await;
+    ann.send(json!([{}, {"t": "sub", "id": "s", "c": c}])).await;
     ann.until(|frame| frame["id"] == "s").await;
     let batch: Vec<_> = (0..32)
         .map(|n| json!({"t": "send", "id": n, "c": c, "d": {"content": n.to_string()}}))

@@ -59,7 +59,7 @@ async fn who_never_reads_is_closed_and_others_notice_nothing() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let start = Instant::now();
-    while server.gateway.connections.len() > 0 && start.elapsed() < Duration::from_secs(5) {
+    while !server.gateway.connections.is_empty() && start.elapsed() < Duration::from_secs(5) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(server.gateway.connections.len(), 0, "bob is gone with his task, cid was closed");
@@ -127,7 +127,7 @@ async fn answers_nobody_reads_stop_the_reading() {
     };
     assert!(tokio::time::timeout(Duration::from_secs(1), flood).await.is_err());
     let start = Instant::now();
-    while server.gateway.connections.len() > 0 {
+    while !server.gateway.connections.is_empty() {
         assert!(start.elapsed() < Duration::from_secs(8), "it is closed in time");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
