@@ -37,6 +37,8 @@ const ERASE_BATCH: usize = 500;
 const ERASE_EVERY: Duration = Duration::from_secs(60);
 /// How often cursors and times last seen are saved.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How often [`Engine::settle`] looks.
+const SETTLE_LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How long a shutdown waits for the feeds.
 const STOP_MAX: Duration = Duration::from_secs(5);
 
@@ -362,6 +364,42 @@ impl Engine {
         } else {
             Health::Ready
         }
+    }
+
+    /// Waits until the feeds have done everything that is committed and no timer is due, at most `within`. `false` when that
+    /// was not enough: somebody goes on writing, or a plugin keeps failing. Marks that wait to be merged do not count.
+    pub async fn settle(&self, within: Duration) -> bool {
+        let settled = async {
+            loop {
+                match self.is_settled().await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::warn!(%error, "cannot see whether everything is done"),
+                }
+                tokio::time::sleep(SETTLE_LOOK_EVERY).await;
+            }
+        };
+        tokio::time::timeout(within, settled).await.is_ok()
+    }
+
+    async fn is_settled(&self) -> Result<bool, StoreError> {
+        let mut tails = Vec::new();
+        for lane in &self.inner.lanes {
+            let tail = self.inner.store.tail(lane.shard).await?;
+            lane.news.timers.notify_one(); // the clock may have been moved by hand
+            let due = self.inner.store.timers_due(lane.shard, self.inner.clock.now(), 1).await?;
+            if !due.is_empty() || !feeds::are_at(&self.inner, lane.shard, tail.pos) {
+                return Ok(false);
+            }
+            tails.push(tail);
+        }
+        // What one shard's feeds do may be written in another.
+        for (lane, tail) in self.inner.lanes.iter().zip(tails) {
+            if self.inner.store.tail(lane.shard).await? != tail {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Finishes what is staged, stops feeds and lanes, saves cursors. Commands after it are `unavailable`.

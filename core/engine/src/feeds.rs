@@ -100,6 +100,15 @@ pub(crate) async fn save(engine: &Inner) {
     }
 }
 
+/// Whether every feed has done the log up to `pos` and holds nothing.
+pub(crate) fn are_at(engine: &Inner, shard: Shard, pos: Pos) -> bool {
+    let is_at = |consumer: &str| {
+        let cursor = engine.feeds.get(shard, consumer).unwrap_or_default();
+        cursor.pos >= pos && cursor.held.is_empty()
+    };
+    is_at(OUTGOING) && engine.hooks.plan().consumers().iter().all(|consumer| is_at(&consumer_of(&consumer.plugin)))
+}
+
 async fn read(engine: &Inner, shard: Shard, after: Pos) -> Vec<(Pos, Arc<Entry>)> {
     loop {
         match engine.store.read(shard, after, BATCH).await {
