@@ -14,6 +14,7 @@ use crate::{
     Actor, BUILT_IN_KINDS, Command, Inner, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Reply, Request, To,
     commands_seen::Seen,
     conversation::{Turn, Work},
+    marks,
     ports::{Call, ConversationDraft, Draft, Facts, Hook, Op, ParticipantChange, Plan, ReactionChange},
     scope::{self, HandlerScope, content_of},
     state::State,
@@ -604,6 +605,8 @@ async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
         }
         Command::Hide { conversation } => {
             let to_seq = must_be_in(context, *conversation).await?;
+            // What is never shown again is not unread.
+            marks::mark(context.engine(), context.actor(), *conversation, None, Some(to_seq), Some(Box::new(drop)));
             personal(
                 context,
                 Event::ConversationHidden {
@@ -740,7 +743,8 @@ async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Re
         return Err(refused());
     }
     let row = load_message(context, message).await?.ok_or_else(refused)?;
-    if row.deleted_at.is_some() { Err(refused()) } else { Ok(()) }
+    let hidden = context.engine().store.is_hidden(user, message).await?;
+    if row.deleted_at.is_some() || hidden { Err(refused()) } else { Ok(()) }
 }
 
 /// Runs the before-hooks; what they rewrite is input again.
@@ -767,7 +771,8 @@ async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Se
         return Err(Refusal::not_found());
     }
     let row = load_message(context, id).await?.ok_or_else(Refusal::not_found)?;
-    if row.deleted_at.is_some() {
+    let hidden = context.engine().store.is_hidden(&context.actor().user, id).await?;
+    if row.deleted_at.is_some() || hidden {
         return Err(Refusal::not_found());
     }
     match if_rev {
@@ -806,6 +811,7 @@ async fn edit(context: &Context<'_>, id: MessageId, text: Option<&str>, metadata
     let (draft, decided_by) = before_message(context, draft).await?;
     let content = Content {
         kind: old.kind.clone(),
+        silent: draft.text == old.text,
         ..content_of(draft, old.countable, decided_by)
     };
     let item = Item::new(&context.actor().user, Event::MessageEdited { target: id.seq, content }).changing(before);

@@ -268,8 +268,16 @@ impl HandlerScope {
             client_id: None,
         };
         let origin = origin_of(&self.shared.call, &edit.plugin);
-        let (draft, decided_by) = self.decide(plan, draft, &origin).await?;
-        let content = content_of(draft, old.countable, decided_by);
+        let (draft, decided) = self.decide(plan, draft, &origin).await?;
+        // Who decided what the edit leaves as it was has decided it still.
+        let mut decided_by = old.decided_by;
+        decided_by.retain(|before| decided.iter().all(|now| now.plugin != before.plugin));
+        decided_by.extend(decided);
+        let silent = draft.text == edit.before.content.text;
+        let content = Content {
+            silent,
+            ..content_of(draft, old.countable, decided_by)
+        };
         let actor = Actor::plugin(&edit.plugin).user;
         Ok(Item::new(&actor, Event::MessageEdited { target, content })
             .by(&origin)
@@ -313,6 +321,7 @@ pub(crate) fn content_of(draft: Draft, countable: bool, decided_by: Vec<Decider>
         client_id: draft.client_id,
         countable,
         decided_by,
+        silent: false,
     }
 }
 

@@ -420,7 +420,9 @@ pub(crate) fn change_message(row: &mut MessageRow, entry: &Entry) {
                 client_id,
                 ..content.clone()
             };
-            row.edited_at = Some(entry.at);
+            if !content.silent {
+                row.edited_at = Some(entry.at);
+            }
         }
         Event::MessageDeleted { .. } => {
             row.content = haggle_model::Content {

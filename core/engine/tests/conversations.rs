@@ -156,3 +156,40 @@ async fn the_personal_log_is_an_address_of_its_own() {
     world.engine.shutdown().await;
     assert_eq!(world.send("ann", me, "x").await.unwrap_err().code, ErrorCode::Unavailable);
 }
+
+#[tokio::test]
+async fn what_is_hidden_is_neither_unread_nor_there() {
+    let world = World::new().await;
+    let id = world.direct("ann", "bob").await;
+    let message = id.message(world.send("ann", id, "hello").await.unwrap().seq);
+    world.run("bob", Command::Hide { conversation: id }).await.unwrap();
+    let react = || Command::React {
+        message,
+        emoji: Some("+1".into()),
+    };
+    assert_eq!(world.run("bob", react()).await.unwrap_err().code, ErrorCode::NotFound);
+    assert!(world.run("ann", react()).await.is_ok(), "hidden for bob alone");
+    let bob = UserId::from("bob");
+    let unread = async || world.store.inbox_row(&bob, id).await.unwrap().unwrap().unread;
+    eventually("nothing hidden is unread", async || unread().await == 0).await;
+    world.send("ann", id, "again").await.unwrap();
+    assert_eq!(unread().await, 1);
+}
+
+#[tokio::test]
+async fn an_edit_that_leaves_the_text_alone_does_not_count_as_edited() {
+    let world = World::new().await;
+    let id = world.direct("ann", "bob").await;
+    let message = id.message(world.send("ann", id, "hello").await.unwrap().seq);
+    let edit = |text: &str, metadata: &str| Command::Edit {
+        message,
+        text: Some(text.into()),
+        metadata: Some(metadata.into()),
+        if_rev: None,
+    };
+    let edited = async || world.store.message(message).await.unwrap().unwrap().edited_at;
+    world.run("ann", edit("hello", "{}")).await.unwrap();
+    assert_eq!(edited().await, None);
+    world.run("ann", edit("hello there", "{}")).await.unwrap();
+    assert_eq!(edited().await, Some(support::START));
+}

@@ -114,6 +114,10 @@ pub struct Content {
     /// Who decided it, in the order of the hooks.
     #[n(7)]
     pub decided_by: Vec<Decider>,
+    /// Of an edit: the text is as it was, so the message does not count as edited.
+    #[n(8)]
+    #[cbor(default)]
+    pub silent: bool,
 }
 
 /// The first entry of a conversation.
@@ -438,6 +442,7 @@ impl Event {
             countable: content.countable,
             decided_by: content.decided_by.clone(),
             client_id: content.client_id.clone(),
+            silent: content.silent,
             ..Content::default()
         };
         match self {

@@ -104,7 +104,7 @@ impl<'c> Batch<'c> {
                 Ok(())
             }
             Event::MessageCreated(content) => self.message_created(entry, content),
-            Event::MessageEdited { target, .. } => self.message_edited(pos, entry, *target),
+            Event::MessageEdited { target, content } => self.message_edited(pos, entry, *target, content.silent),
             Event::MessageDeleted { target, sender, n } => self.message_deleted(entry, *target, sender, *n),
             Event::ReactionAdded { target, user, emoji } => self.reaction_added(entry, *target, user, emoji),
             Event::ReactionRemoved { target, user } => self.reaction_removed(entry, *target, user),
@@ -276,10 +276,11 @@ impl<'c> Batch<'c> {
         Ok(self.execute(sql, (key(entry.conversation), target, entry.seq, entry.at))? > 0)
     }
 
-    fn message_edited(&self, pos: Pos, entry: &Entry, target: Seq) -> Applied {
+    fn message_edited(&self, pos: Pos, entry: &Entry, target: Seq, silent: bool) -> Applied {
         if self.touch(entry, target)? {
-            let sql = "UPDATE changed SET edit_pos = ?3, edited_at = ?4 WHERE conversation = ?1 AND seq = ?2";
-            self.execute(sql, (key(entry.conversation), target, pos.0 as i64, entry.at))?;
+            let sql = "UPDATE changed SET edit_pos = ?3, edited_at = coalesce(?4, edited_at) WHERE conversation = ?1 AND seq = ?2";
+            let edited_at = (!silent).then_some(entry.at);
+            self.execute(sql, (key(entry.conversation), target, pos.0 as i64, edited_at))?;
         }
         Ok(())
     }

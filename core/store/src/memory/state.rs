@@ -167,7 +167,9 @@ impl Conversation {
                     client_id,
                     ..content.clone()
                 };
-                message.edited_at = Some(at);
+                if !content.silent {
+                    message.edited_at = Some(at);
+                }
             }),
             Event::MessageDeleted { target, sender, n } => self.delete(entry, *target, sender, *n),
             Event::ReactionAdded { target, user, emoji } => self.change(entry, *target, |message| {
