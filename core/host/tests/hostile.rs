@@ -9,42 +9,63 @@ use haggle_host::{LoadError, PluginHost};
 use haggle_model::ErrorCode;
 use support::*;
 
-/// What every call may take beyond its deadline. The best of a few runs is held to it; all of them to [`NOISE`].
+/// What a call may take beyond its deadline. The best of some runs is held to it; all of them to [`NOISE`].
 const SLACK: Duration = Duration::from_millis(5);
 /// What a busy machine may add.
-const NOISE: Duration = Duration::from_millis(250);
+const NOISE: Duration = Duration::from_millis(500);
 /// Deadline of the hostile hooks.
 const DEADLINE: Duration = Duration::from_millis(30);
+/// Where another bound must be met first, also on a busy machine.
+const AMPLE: Duration = Duration::from_secs(2);
 /// Fewer than open the breaker.
 const RUNS: u32 = 4;
+/// Times the runs are made again where the machine was too busy to tell.
+const ROUNDS: u32 = 10;
 
 /// Loads the guest beside a well-behaved one and calls it: each call must end in time with this kind.
 async fn check(id: &str, rest: &str, wasm: &[u8], kind: &str) {
-    let (_bench, host) = hostile(id, rest, wasm).await;
-    let mut best = NOISE;
-    for _ in 0..RUNS {
-        let since = Instant::now();
-        let refusal = send(&host, &FakeScope::new(), "bad").await.unwrap_err();
-        best = best.min(since.elapsed());
-        assert!(since.elapsed() <= DEADLINE + NOISE, "{id} took {:?}", since.elapsed());
-        assert_eq!(refusal.code, ErrorCode::PluginError, "{refusal}");
-        assert_eq!(*refusal.plugin.unwrap(), (id.to_owned(), kind.to_owned()));
-        assert_unharmed(&host).await;
+    check_within(DEADLINE, id, rest, wasm, kind).await;
+}
+
+async fn check_within(deadline: Duration, id: &str, rest: &str, wasm: &[u8], kind: &str) {
+    // One at a time: these tests measure, and some of them spin.
+    static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _alone = ALONE.lock().await;
+    let (_bench, host) = hostile(deadline, id, rest, wasm).await;
+    let (mut best, mut runs) = (Duration::MAX, 0);
+    while best > deadline + SLACK && runs < ROUNDS * RUNS {
+        for _ in 0..RUNS {
+            best = best.min(abuse(&host, deadline, id, kind).await);
+            runs += 1;
+        }
+        host.reload(id).await.expect("it loads again, with a fresh breaker");
     }
-    assert!(best <= DEADLINE + SLACK, "{id} took {best:?} at best");
+    assert!(best <= deadline + SLACK, "{id} took {best:?} at best");
     assert_eq!(
         metric("haggle_plugin_calls_total", &[("plugin", id), ("outcome", kind)]),
-        Some(f64::from(RUNS))
+        Some(f64::from(runs))
     );
     let status = host.list().into_iter().find(|plugin| plugin.id == id).unwrap().running.unwrap();
     assert_eq!(status.instances_busy, 0, "{id} holds an instance");
 }
 
+/// One call that must fail in this way; how long it took.
+async fn abuse(host: &PluginHost, deadline: Duration, id: &str, kind: &str) -> Duration {
+    let since = Instant::now();
+    let refusal = send(host, &FakeScope::new(), "bad").await.unwrap_err();
+    let took = since.elapsed();
+    assert!(took <= deadline + NOISE, "{id} took {took:?}");
+    assert_eq!(refusal.code, ErrorCode::PluginError, "{refusal}");
+    assert_eq!(*refusal.plugin.unwrap(), (id.to_owned(), kind.to_owned()));
+    assert_unharmed(host).await;
+    took
+}
+
 /// A host with the hostile guest and with `canary`, which is asked for other kinds of message only.
-async fn hostile(id: &str, rest: &str, wasm: &[u8]) -> (Bench, PluginHost) {
+async fn hostile(deadline: Duration, id: &str, rest: &str, wasm: &[u8]) -> (Bench, PluginHost) {
     let bench = Bench::new();
-    let deadline = DEADLINE.as_millis();
-    let hook = format!("[hooks]\nbefore-message = {{ kinds = [\"text\"], deadline_ms = {deadline} }}\n");
+    let deadline_ms = deadline.as_millis();
+    let hook = format!("[hooks]\nbefore-message = {{ kinds = [\"text\"], deadline_ms = {deadline_ms} }}\n");
     bench.put(id, &format!("{hook}{rest}"), wasm);
     bench.put("canary", "[hooks]\nbefore-message = { kinds = [\"image\"] }", &canary());
     let host = bench.start().await;
@@ -90,7 +111,14 @@ async fn assert_unharmed(host: &PluginHost) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn endless_loop_ends_by_cpu_time() {
-    check("loops", "[limits]\ncpu_ms = 10", &decides("", "", "(loop $l (br $l)) unreachable"), "cpu").await;
+    check_within(
+        AMPLE,
+        "loops",
+        "[limits]\ncpu_ms = 10",
+        &decides("", "", "(loop $l (br $l)) unreachable"),
+        "cpu",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -107,6 +135,7 @@ async fn endless_loop_with_cpu_to_spare_ends_by_the_deadline() {
 #[tokio::test]
 async fn endless_loop_lets_others_run_on_the_same_thread() {
     let (_bench, host) = hostile(
+        DEADLINE,
         "loops-alone",
         "[limits]\ncpu_ms = 1000",
         &decides("", "", "(loop $l (br $l)) unreachable"),
@@ -506,7 +535,8 @@ async fn allocators_that_lie_are_ended() {
     check("alloc-outside", log, &allocates(LOG, "(i32.const 0x7ffffff0)"), "output").await;
     check("alloc-crooked", log, &allocates(LOG, "(i32.const 65537)"), "output").await;
     check("alloc-traps", log, &allocates(LOG, "unreachable"), "trap").await;
-    check(
+    check_within(
+        AMPLE,
         "alloc-loops",
         &format!("{log}\n[limits]\ncpu_ms = 10"),
         &allocates(LOG, "(loop $l (br $l)) unreachable"),
@@ -595,7 +625,7 @@ impl Random {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn random_answers_never_harm_the_host() {
     const CASES: u32 = 5_000;
-    let (_bench, host) = hostile("parrot", "[grants]\nkv = true\n[limits]\nwall_ms = 200", &parrot()).await;
+    let (_bench, host) = hostile(AMPLE, "parrot", "[grants]\nkv = true\n[limits]\nwall_ms = 200", &parrot()).await;
     let mut random = Random(0x9e37_79b9_7f4a_7c15);
     let (mut good, mut bad) = (0, 0);
     for case in 0..CASES {
