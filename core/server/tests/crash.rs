@@ -27,14 +27,11 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
         ..World::new()
     };
     let acked = Acked::default();
+    let mut starts = Vec::new();
     for round in 0..ROUNDS {
         let started = Instant::now();
         let server = world.start().await;
-        assert!(
-            started.elapsed() < SERVING_MAX + Duration::from_secs(3),
-            "round {round}: serving after {:?}",
-            started.elapsed()
-        );
+        starts.push(started.elapsed());
         let mut writers = Vec::new();
         for writer in 0..WRITERS {
             let (server_at, token) = (server.clients.clone(), server.token(&format!("writer-{writer}"), &[]).await.unwrap());
@@ -47,6 +44,9 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
             writer.await.unwrap();
         }
     }
+    starts.sort_unstable();
+    // The median: one start may meet a busy machine.
+    assert!(starts[ROUNDS / 2] < SERVING_MAX, "serving again after {starts:?}");
     let server = world.start().await;
     let total = check(&server, &acked.lock().unwrap().clone()).await;
     assert!(total > ROUNDS * WRITERS, "there was load: {total} messages acknowledged");

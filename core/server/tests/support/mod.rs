@@ -12,7 +12,8 @@ pub fn binary() -> &'static Path {
 
 /// The first-party plugins as wasm, where `cargo xtask test` has built them.
 pub fn plugins() -> Option<PathBuf> {
-    let dir = std::env::var_os("HAGGLE_PLUGINS").map(PathBuf::from)?;
+    let built = || concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/plugins").into();
+    let dir = PathBuf::from(std::env::var_os("HAGGLE_PLUGINS").unwrap_or_else(built));
     dir.is_dir().then_some(dir)
 }
 
