@@ -1,4 +1,4 @@
-//! The listener: accepts within bounds, sends sockets down a lean path and everything else to REST.
+//! The listener: accepts within bounds, sends sockets and Socket.IO down a lean path and everything else to REST.
 
 use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{Gateway, metrics as names, rest, ws};
+use crate::{Gateway, metrics as names, rest, socketio, ws};
 
 /// How long accepting rests after the system refused a connection (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -45,6 +45,10 @@ impl App {
         if request.uri().path() == WS_PATH {
             request.extensions_mut().insert(slot.clone());
             return ws::upgrade(self.gateway.clone(), request).await.map(Body::new);
+        }
+        if socketio::is_path(&self.gateway, request.uri().path()) {
+            request.extensions_mut().insert(slot.clone());
+            return socketio::handle(&self.gateway, request).await;
         }
         match self.rest.clone().call(request.map(Body::new)).await {
             Ok(response) => response,

@@ -11,6 +11,7 @@ pub mod origin;
 pub mod resource;
 pub mod rest;
 mod settings;
+pub mod socketio;
 pub mod ws;
 
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use haggle_engine::Engine;
 
 pub use auth::{AuthConfig, AuthConfigError, AuthError, Authenticator, Identity, Jwks};
 pub use origin::Origins;
-pub use settings::{GatewaySettings, HttpSettings, RestSettings, UserSettings, WsSettings};
+pub use settings::{GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
 
 /// What every transport needs; one per process.
 pub struct Gateway {
@@ -33,6 +34,8 @@ pub struct Gateway {
     pub settings: GatewaySettings,
     /// The native WebSockets that are open.
     pub connections: ws::Connections,
+    /// The Socket.IO sessions that are open.
+    pub socketio: socketio::Sessions,
 }
 
 impl Gateway {
@@ -44,6 +47,7 @@ impl Gateway {
             origins,
             settings,
             connections: ws::Connections::new(),
+            socketio: socketio::Sessions::new(),
         })
     }
 }

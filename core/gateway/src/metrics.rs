@@ -6,7 +6,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 pub const HTTP_REQUESTS: &str = "haggle_http_requests_total";
 /// From the head of a request to the head of its answer, in seconds; label `route`.
 pub const HTTP_REQUEST_DURATION: &str = "haggle_http_request_duration_seconds";
-/// Open connections; label `transport` (`http`, `ws`).
+/// Open connections; label `transport` (`http`, `ws`, `socketio`).
 pub const CONNECTIONS: &str = "haggle_connections";
 /// Connections that were opened; label `transport`.
 pub const CONNECTIONS_OPENED: &str = "haggle_connections_opened_total";
@@ -22,6 +22,7 @@ pub const JWKS_FETCHES: &str = "haggle_auth_jwks_fetches_total";
 /// Describes every metric of this module and registers it at 0, so that a dashboard can tell "none" from "not there".
 pub fn describe() {
     crate::ws::metrics::describe();
+    crate::socketio::metrics::describe();
     describe_counter!(HTTP_REQUESTS, Unit::Count, "Requests answered, by method, route and class of status");
     describe_histogram!(
         HTTP_REQUEST_DURATION,

@@ -1,4 +1,5 @@
-//! Limits and switches of the transports, each with a unit. Operators set them in `[http]`, `[rest]`, `[ws]` and `[users]`.
+//! Limits and switches of the transports, each with a unit. Operators set them in `[http]`, `[rest]`, `[ws]`,
+//! `[socketio]` and `[users]`.
 
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ pub struct GatewaySettings {
     pub rest: RestSettings,
     /// The native WebSocket.
     pub ws: WsSettings,
+    /// Socket.IO.
+    pub socketio: SocketIoSettings,
     /// Profiles.
     pub users: UserSettings,
 }
@@ -128,6 +131,67 @@ impl Default for WsSettings {
             connections_per_user_max: 64,
             frames_per_second: 200,
             frames_burst: 400,
+        }
+    }
+}
+
+/// Socket.IO. What it does not name here (connections of one user, subscriptions, requests in flight, stalls) it shares with
+/// the native WebSocket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SocketIoSettings {
+    /// Path of its requests, with a slash at both ends; empty: no Socket.IO.
+    pub path: String,
+    /// The namespace of conversations and messages.
+    pub namespace: String,
+    /// Namespaces, open to everybody, that answer every event with its own arguments; for trying out clients.
+    pub echo_namespaces: Vec<String>,
+    /// Time between two pings of the server.
+    pub ping_interval: Duration,
+    /// How long a client may take to answer a ping.
+    pub ping_timeout: Duration,
+    /// A packet or payload of a client, in bytes; the client is told.
+    pub payload_bytes_max: usize,
+    /// How long a session may be without a namespace after its handshake.
+    pub connect_within: Duration,
+    /// How long a change from polling to WebSocket may take.
+    pub upgrade_within: Duration,
+    /// How long a client may be in the namespace before it sends `authenticate`; zero: the token comes with the connect.
+    pub auth_grace: Duration,
+    /// Name of a query parameter that may carry the token; empty: none may, since URLs end up in logs.
+    pub query_token: String,
+    /// This node's name: the beginning of the ids of its sessions. Letters and digits.
+    pub node: String,
+    /// Sessions open at the same time.
+    pub sessions_max: usize,
+    /// Bytes waiting for one session; who falls further behind is disconnected and comes back.
+    pub outbox_bytes_max: usize,
+    /// Packets waiting for one session.
+    pub outbox_packets_max: usize,
+    /// Packets of one session per second, over its bursts; faster ones are read later. 0: no limit.
+    pub packets_per_second: u32,
+    /// Packets of one session at once.
+    pub packets_burst: u32,
+}
+
+impl Default for SocketIoSettings {
+    fn default() -> SocketIoSettings {
+        SocketIoSettings {
+            path: "/socket.io/".into(),
+            namespace: "/chat".into(),
+            echo_namespaces: Vec::new(),
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            payload_bytes_max: 1_000_000,
+            connect_within: Duration::from_secs(45),
+            upgrade_within: Duration::from_secs(10),
+            auth_grace: Duration::ZERO,
+            query_token: String::new(),
+            node: "n1".into(),
+            sessions_max: 20_000,
+            outbox_bytes_max: 1024 * 1024,
+            outbox_packets_max: 8192,
+            packets_per_second: 500,
+            packets_burst: 4000,
         }
     }
 }

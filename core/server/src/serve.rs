@@ -171,6 +171,7 @@ async fn drain(settings: Settings, status: Arc<Status>, gateway: Arc<Gateway>, e
     tokio::time::sleep(Duration::from_millis(settings.drain.delay_ms)).await;
     stop.cancel();
     gateway.connections.drain();
+    gateway.socketio.drain();
     // Acks in flight still reach their clients.
     let clients_gone = async {
         let left = deadline

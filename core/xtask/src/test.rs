@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     plugins,
-    steps::{cargo, root, run, step, target_dir},
+    steps::{cargo, root, run, step, succeeds, target_dir},
 };
 
 /// Builds the plugins (tests of the host and the testkit run them as wasm), then everything; plays the examples, runs the tests.
@@ -38,13 +38,52 @@ fn examples(plugins: &Path) -> Result<()> {
     let mut dirs = fs::read_dir(root().join("examples"))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()?;
-    dirs.retain(|dir| dir.join("src/main.rs").is_file());
     dirs.sort();
+    // A library among them has its own tests.
+    let rust: Vec<_> = dirs
+        .iter()
+        .filter(|dir| dir.join("Cargo.toml").is_file() && dir.join("src/main.rs").is_file())
+        .collect();
+    let node: Vec<_> = dirs.iter().filter(|dir| dir.join("package.json").is_file()).collect();
+    if rust.is_empty() && node.is_empty() {
+        return Ok(());
+    }
+    step("building the server", || run(cargo().args(["build", "--locked", "-p", "haggle-server"])))?;
+    for dir in rust {
+        step(&format!("example {}", name_of(dir)), || {
+            let mut example = cargo();
+            example
+                .args(["run", "--quiet", "--locked", "--manifest-path"])
+                .arg(dir.join("Cargo.toml"));
+            run(example.env("HAGGLE_BIN", server()).env("HAGGLE_PLUGINS", plugins))
+        })?;
+    }
+    node_examples(&node)
+}
+
+fn name_of(dir: &Path) -> String {
+    dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn server() -> PathBuf {
+    target_dir().join("debug/haggle")
+}
+
+/// Examples for Node: left out, and said so, where it is not installed.
+fn node_examples(dirs: &[&PathBuf]) -> Result<()> {
+    let has_node = ["node", "npm"].iter().all(|program| succeeds(Command::new(program).arg("--version")));
     for dir in dirs {
-        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let program = target_dir().join("debug").join(format!("haggle-example-{name}"));
+        let name = name_of(dir);
+        if !has_node {
+            eprintln!("xtask: example {name}: SKIPPED, as node and npm are not installed");
+            continue;
+        }
         step(&format!("example {name}"), || {
-            run(with_plugins(Command::new(program).current_dir(root()), plugins))
+            run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(dir))?;
+            run(Command::new("npm")
+                .args(["start", "--silent"])
+                .current_dir(dir)
+                .env("HAGGLE_BIN", server()))
         })?;
     }
     Ok(())

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// How much of a rate is left.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(crate) struct Bucket {
     tokens: f32,
     last: Instant,
 }

@@ -135,7 +135,7 @@ impl Connections {
     }
 
     /// Counts a connection of the user unless it has too many.
-    pub(super) fn enter(&self, user: &UserId, connections_max: usize) -> bool {
+    pub(crate) fn enter(&self, user: &UserId, connections_max: usize) -> bool {
         let mut per_user = self.per_user.lock();
         let count = per_user.entry(user.clone()).or_default();
         let admitted = *count < connections_max;
@@ -144,7 +144,7 @@ impl Connections {
     }
 
     /// Gives back what [`Connections::enter`] has counted.
-    pub(super) fn leave(&self, user: &UserId) {
+    pub(crate) fn leave(&self, user: &UserId) {
         let mut per_user = self.per_user.lock();
         if let Some(count) = per_user.get_mut(user) {
             *count -= 1;

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 /// Payload of a control frame, as the RFC fixes it.
-pub(super) const CONTROL_BYTES_MAX: usize = 125;
+pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 /// Longest header of a frame from a client: 2 bytes, 8 of length, 4 of mask.
 #[cfg(test)]
 const HEADER_BYTES_MAX: usize = 14;
@@ -18,7 +18,7 @@ const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 
 /// Close codes of the RFC that this module itself sends.
-pub(super) mod code {
+pub(crate) mod code {
     /// The frame breaks the RFC.
     pub const PROTOCOL: u16 = 1002;
     /// A kind of data that this endpoint does not take.
@@ -31,9 +31,11 @@ pub(super) mod code {
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Message<'a> {
+pub(crate) enum Message<'a> {
     /// A whole text message, checked to be UTF-8.
     Text(&'a str),
+    /// A whole binary message; only from a reader that takes them.
+    Binary(&'a [u8]),
     /// To be answered by a pong with the same bytes.
     Ping(&'a [u8]),
     /// Nothing to do.
@@ -44,7 +46,7 @@ pub(super) enum Message<'a> {
 
 /// Why a connection must be closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Violation {
+pub(crate) struct Violation {
     /// The close code.
     pub code: u16,
     /// One line for the close frame.
@@ -62,6 +64,7 @@ const fn protocol(reason: &'static str) -> Violation {
 enum Opcode {
     Continuation,
     Text,
+    Binary,
     Close,
     Ping,
     Pong,
@@ -96,7 +99,7 @@ enum Place {
 
 /// Takes bytes apart into messages; see the module.
 #[derive(Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// Bytes that arrived but are not yet delivered; `start` is the first of them.
     held: Vec<u8>,
     start: usize,
@@ -104,6 +107,9 @@ pub(super) struct Reader {
     message: Vec<u8>,
     fragments: u32,
     message_is_lent: bool,
+    /// The open message is binary.
+    message_is_binary: bool,
+    takes_binary: bool,
     bytes_max: usize,
     fragments_max: u32,
 }
@@ -115,6 +121,14 @@ impl Reader {
             bytes_max,
             fragments_max: u32::try_from(fragments_max).unwrap_or(u32::MAX),
             ..Reader::default()
+        }
+    }
+
+    /// The same reader, which also takes binary messages.
+    pub fn with_binary(self) -> Reader {
+        Reader {
+            takes_binary: true,
+            ..self
         }
     }
 
@@ -141,11 +155,11 @@ impl Reader {
             let (bytes, at) = match place {
                 Place::Held => (&mut self.held, &mut self.start),
                 // A reborrow that ends with this turn of the loop, unless it is what is returned below.
-                Place::Input if header.opcode == Opcode::Text && header.fin => {
+                Place::Input if matches!(header.opcode, Opcode::Text | Opcode::Binary) && header.fin => {
                     let payload = &mut input[*used + header.bytes..*used + frame];
                     *used += frame;
                     fastwebsockets::unmask(payload, header.mask);
-                    return text(payload).map(Some);
+                    return message(payload, header.opcode == Opcode::Binary).map(Some);
                 }
                 Place::Input => {
                     // Rare frames (control, fragments) take the way through `held`, which keeps the code below single.
@@ -161,20 +175,25 @@ impl Reader {
                 Opcode::Ping => return Ok(Some(Message::Ping(&self.held[range]))),
                 Opcode::Pong => return Ok(Some(Message::Pong)),
                 Opcode::Close => return close_of(&self.held[range]).map(|code| Some(Message::Close(code))),
-                Opcode::Text if header.fin => return text(&self.held[range]).map(Some),
-                Opcode::Text | Opcode::Continuation => {
+                Opcode::Text | Opcode::Binary if header.fin => {
+                    return message(&self.held[range], header.opcode == Opcode::Binary).map(Some);
+                }
+                Opcode::Text | Opcode::Binary | Opcode::Continuation => {
                     if self.fragments >= self.fragments_max {
                         return Err(Violation {
                             code: code::TOO_BIG,
                             reason: "too many fragments",
                         });
                     }
+                    if self.fragments == 0 {
+                        self.message_is_binary = header.opcode == Opcode::Binary;
+                    }
                     self.fragments += 1;
                     self.message.extend_from_slice(&self.held[range]);
                     if header.fin {
                         self.fragments = 0;
                         self.message_is_lent = true;
-                        return text(&self.message).map(Some);
+                        return message(&self.message, self.message_is_binary).map(Some);
                     }
                     self.compact();
                 }
@@ -294,6 +313,7 @@ impl Reader {
             0x0 => Err(protocol("continuation of nothing")),
             0x1 | 0x2 if open => Err(protocol("new message inside a fragmented one")),
             0x1 => Ok(Opcode::Text),
+            0x2 if self.takes_binary => Ok(Opcode::Binary),
             0x2 => Err(Violation {
                 code: code::UNSUPPORTED,
                 reason: "binary messages are not supported",
@@ -317,6 +337,10 @@ fn payload_length(short: usize, extended: &[u8]) -> Result<u64, Violation> {
         126 | 127 => Ok(length),
         short => Ok(short as u64),
     }
+}
+
+fn message(bytes: &[u8], is_binary: bool) -> Result<Message<'_>, Violation> {
+    if is_binary { Ok(Message::Binary(bytes)) } else { text(bytes) }
 }
 
 fn text(bytes: &[u8]) -> Result<Message<'_>, Violation> {
@@ -343,13 +367,22 @@ fn close_of(payload: &[u8]) -> Result<Option<u16>, Violation> {
 }
 
 /// Appends a text frame whose payload `write` appends.
-pub(super) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    append_message(out, 0x1, write);
+}
+
+/// Appends a binary frame.
+pub(crate) fn append_binary(out: &mut Vec<u8>, payload: &[u8]) {
+    append_message(out, 0x2, |out| out.extend_from_slice(payload));
+}
+
+fn append_message(out: &mut Vec<u8>, opcode: u8, write: impl FnOnce(&mut Vec<u8>)) {
     const ROOM: usize = 4; // The usual header of a JSON frame; shorter and longer ones move the payload.
     let start = out.len();
     out.extend_from_slice(&[0; ROOM]);
     write(out);
     let payload = out.len() - start - ROOM;
-    let (header, bytes) = text_header(payload);
+    let (header, bytes) = message_header(opcode, payload);
     let header = &header[..bytes];
     if bytes < ROOM {
         out.copy_within(start + ROOM.., start + bytes);
@@ -360,8 +393,24 @@ pub(super) fn append_text(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
     out[start..start + bytes].copy_from_slice(header);
 }
 
+/// The messages in frames that this module has encoded: whether one is binary, and its payload's place.
+pub(crate) fn encoded_messages(frames: &[u8]) -> impl Iterator<Item = (bool, std::ops::Range<usize>)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let header = frames.get(at..)?;
+        let (bytes, payload) = match header.get(1)? {
+            126 => (4, usize::from(u16::from_be_bytes(header.get(2..4)?.try_into().ok()?))),
+            127 => (10, usize::try_from(u64::from_be_bytes(header.get(2..10)?.try_into().ok()?)).ok()?),
+            short => (2, usize::from(*short)),
+        };
+        let start = at + bytes;
+        at = start + payload;
+        Some((header[0] & 0x0f == 0x2, start..at))
+    })
+}
+
 /// A text frame of its own, to be shared by many connections.
-pub(super) fn text_frame(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+pub(crate) fn text_frame(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(512);
     append_text(&mut out, write);
     out.shrink_to_fit(); // What is shared may live as long as the slowest reader.
@@ -369,14 +418,14 @@ pub(super) fn text_frame(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
 }
 
 /// Appends a pong.
-pub(super) fn append_pong(out: &mut Vec<u8>, payload: &[u8]) {
+pub(crate) fn append_pong(out: &mut Vec<u8>, payload: &[u8]) {
     debug_assert!(payload.len() <= CONTROL_BYTES_MAX);
     out.extend_from_slice(&[FIN | 0xa, payload.len() as u8]);
     out.extend_from_slice(payload);
 }
 
 /// Appends a close frame; a code of `None` has no payload.
-pub(super) fn append_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
+pub(crate) fn append_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
     let Some(code) = code else {
         return out.extend_from_slice(&[FIN | 0x8, 0]);
     };
@@ -386,9 +435,9 @@ pub(super) fn append_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str) {
     out.extend_from_slice(reason);
 }
 
-fn text_header(payload: usize) -> ([u8; 10], usize) {
+fn message_header(opcode: u8, payload: usize) -> ([u8; 10], usize) {
     let mut header = [0; 10];
-    header[0] = FIN | 0x1;
+    header[0] = FIN | opcode;
     let bytes = match payload {
         0..126 => {
             header[1] = payload as u8;
@@ -409,7 +458,7 @@ fn text_header(payload: usize) -> ([u8; 10], usize) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -418,7 +467,7 @@ pub(super) mod tests {
 
     /// A client's frame: first byte as given, masked, with the shortest length.
     pub(in crate::ws) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
-        let (header, bytes) = text_header(payload.len());
+        let (header, bytes) = message_header(0x1, payload.len());
         let mut frame = header[..bytes].to_vec();
         frame[0] = first;
         frame[1] |= MASKED;
@@ -666,7 +715,7 @@ pub(super) mod tests {
         for length in [0, 1, 125, 126, 65_535, 65_536, 100_000] {
             let mut out = b"before".to_vec();
             append_text(&mut out, |out| out.extend(std::iter::repeat_n(b'j', length)));
-            let (header, bytes) = text_header(length);
+            let (header, bytes) = message_header(0x1, length);
             assert_eq!(&out[..6], b"before");
             assert_eq!(&out[6..6 + bytes], &header[..bytes], "{length}");
             assert_eq!(out.len(), 6 + bytes + length);
@@ -732,8 +781,33 @@ pub(super) mod tests {
         }
     }
 
+    #[test]
+    fn binary_messages_are_taken_by_who_asks_for_them() {
+        let mut reader = Reader::new(LIMIT, FRAGMENTS_MAX).with_binary();
+        reader.hold(&client_frame(0x82, &[0, 159, 146]));
+        reader.hold(&client_frame(0x02, b"a\xff"));
+        reader.hold(&client_frame(0x80, b"b"));
+        reader.hold(&client_frame(0x81, b"t"));
+        assert_eq!(reader.next(&mut [], &mut 0), Ok(Some(Message::Binary(&[0, 159, 146]))));
+        assert_eq!(reader.next(&mut [], &mut 0), Ok(Some(Message::Binary(b"a\xffb"))));
+        assert_eq!(reader.next(&mut [], &mut 0), Ok(Some(Message::Text("t"))));
+    }
+
+    #[test]
+    fn what_was_encoded_is_found_again() {
+        let mut out = Vec::new();
+        let sizes = [0, 1, 125, 126, 65_535, 65_536];
+        for size in sizes {
+            append_text(&mut out, |out| out.extend(std::iter::repeat_n(b'x', size)));
+            append_binary(&mut out, &vec![7; size]);
+        }
+        let found: Vec<_> = encoded_messages(&out).map(|(binary, place)| (binary, out[place].to_vec())).collect();
+        let expect: Vec<_> = sizes.iter().flat_map(|&size| [(false, vec![b'x'; size]), (true, vec![7; size])]).collect();
+        assert!(found == expect);
+    }
+
     /// A small generator, so that a failing seed can be run again.
-    pub(in crate::ws) struct Random(pub u64);
+    pub(crate) struct Random(pub u64);
 
     impl Random {
         pub fn below(&mut self, n: usize) -> usize {

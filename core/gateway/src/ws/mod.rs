@@ -8,14 +8,16 @@
 //! Invariants: a push never waits and never calls the engine; a frame is encoded once for all who get it; an idle connection
 //! holds no buffer; every event of a subscription is sent once and in order, or told by a gap.
 
-mod bucket;
+pub(crate) mod bucket;
 mod connection;
 mod connections;
 mod encode;
-mod frame;
+pub(crate) mod frame;
 mod handshake;
 pub mod metrics;
-mod outbox;
+#[doc(hidden)]
+pub mod micro;
+pub(crate) mod outbox;
 mod protocol;
 mod resume;
 mod session;

@@ -12,7 +12,7 @@ use haggle_model::{ConversationId, UserId};
 use super::frame;
 
 /// Slices handed to the system in one call.
-pub(super) const SLICES_MAX: usize = 64;
+pub(crate) const SLICES_MAX: usize = 64;
 /// Bytes taken out of the box for one write; at least one frame is taken whatever its size.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Empty queues give their memory back above so many places.
@@ -20,7 +20,7 @@ const KEPT_CAPACITY: usize = 4;
 
 /// What an ephemeral frame is about: a newer one with the same key makes an older one pointless.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Topic {
+pub(crate) enum Topic {
     /// Typing of a user in a conversation.
     Typing(ConversationId, UserId),
     /// Presence of a user.
@@ -35,7 +35,7 @@ pub(super) enum Topic {
 
 /// What became of an offered frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Offer {
+pub(crate) enum Offer {
     /// It waits.
     Accepted,
     /// An older one with the same topic made place for it.
@@ -46,7 +46,7 @@ pub(super) enum Offer {
 
 /// The bounds of an [`Outbox`].
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bounds {
+pub(crate) struct Bounds {
     /// Bytes of waiting frames.
     pub bytes_max: usize,
     /// Waiting frames.
@@ -55,7 +55,7 @@ pub(super) struct Bounds {
 
 /// See the module.
 #[derive(Default)]
-pub(super) struct Outbox {
+pub(crate) struct Outbox {
     /// Frames one behind the other: answers are small and for this connection alone.
     control: Vec<u8>,
     control_frames: usize,
@@ -176,7 +176,7 @@ fn release<T>(queue: &mut VecDeque<T>) {
 
 /// Frames that are being written, the first of them perhaps in part.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(crate) struct Batch {
     frames: VecDeque<Bytes>,
     bytes: usize,
     /// Bytes of the first frame that are written.
@@ -195,7 +195,7 @@ impl Batch {
         self.frames.push_back(frame);
     }
 
-    fn has_room(&self) -> bool {
+    pub(crate) fn has_room(&self) -> bool {
         self.frames.is_empty() || (self.frames.len() < SLICES_MAX && self.bytes < BATCH_BYTES)
     }
 

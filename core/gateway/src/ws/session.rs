@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{
     bucket::Bucket,
     encode::{self, Answer},
-    frame::{Message, Violation},
+    frame::{self, Message, Violation},
     protocol::{BadFrame, Batch, Cursors, Frame, Id},
     resume::{self, Login, LoginError, Registered},
     socket::Socket,
@@ -168,6 +168,8 @@ impl Session {
                 Ok(())
             }
             Message::Pong => self.admit(now).map(drop),
+            // The reader of this protocol does not take them.
+            Message::Binary(_) => Err(End::server(frame::code::UNSUPPORTED, "binary messages are not supported", "violation")),
             Message::Close(code) => Err(End::Peer(code)),
         }
     }

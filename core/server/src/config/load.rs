@@ -457,6 +457,7 @@ mod tests {
         let gateway = Settings::default().gateway();
         let defaults = haggle_gateway::GatewaySettings::default();
         assert_eq!((gateway.rest, gateway.ws, gateway.users), (defaults.rest, defaults.ws, defaults.users));
+        assert_eq!(gateway.socketio, defaults.socketio);
     }
 
     #[track_caller]

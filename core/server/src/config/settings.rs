@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use haggle_gateway::{GatewaySettings, HttpSettings, RestSettings, UserSettings, WsSettings};
+use haggle_gateway::{GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
 use haggle_host::HostLimits;
 use haggle_model::Limits;
 use haggle_store::embedded::EmbeddedOptions;
@@ -26,6 +26,8 @@ pub struct Settings {
     pub rest: Rest,
     /// Native WebSocket connections.
     pub ws: Ws,
+    /// Socket.IO sessions.
+    pub socketio: SocketIo,
     /// Users.
     pub users: Users,
     /// The embedded store.
@@ -349,6 +351,76 @@ impl Ws {
     }
 }
 
+/// `[socketio]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::SocketIoSettings, which explains them")]
+pub struct SocketIo {
+    pub path: String,
+    pub namespace: String,
+    pub echo_namespaces: Vec<String>,
+    pub ping_interval_ms: u64,
+    pub ping_timeout_ms: u64,
+    pub payload_bytes_max: usize,
+    pub connect_ms_max: u64,
+    pub upgrade_ms_max: u64,
+    pub auth_grace_ms: u64,
+    pub query_token: String,
+    pub node: String,
+    pub sessions_max: usize,
+    pub outbox_bytes_max: usize,
+    pub outbox_packets_max: usize,
+    pub packets_per_second: u32,
+    pub packets_burst: u32,
+}
+
+impl Default for SocketIo {
+    fn default() -> SocketIo {
+        let socketio = SocketIoSettings::default();
+        SocketIo {
+            path: socketio.path,
+            namespace: socketio.namespace,
+            echo_namespaces: socketio.echo_namespaces,
+            ping_interval_ms: millis(socketio.ping_interval),
+            ping_timeout_ms: millis(socketio.ping_timeout),
+            payload_bytes_max: socketio.payload_bytes_max,
+            connect_ms_max: millis(socketio.connect_within),
+            upgrade_ms_max: millis(socketio.upgrade_within),
+            auth_grace_ms: millis(socketio.auth_grace),
+            query_token: socketio.query_token,
+            node: socketio.node,
+            sessions_max: socketio.sessions_max,
+            outbox_bytes_max: socketio.outbox_bytes_max,
+            outbox_packets_max: socketio.outbox_packets_max,
+            packets_per_second: socketio.packets_per_second,
+            packets_burst: socketio.packets_burst,
+        }
+    }
+}
+
+impl SocketIo {
+    fn gateway(&self) -> SocketIoSettings {
+        SocketIoSettings {
+            path: self.path.clone(),
+            namespace: self.namespace.clone(),
+            echo_namespaces: self.echo_namespaces.clone(),
+            ping_interval: Duration::from_millis(self.ping_interval_ms),
+            ping_timeout: Duration::from_millis(self.ping_timeout_ms),
+            payload_bytes_max: self.payload_bytes_max,
+            connect_within: Duration::from_millis(self.connect_ms_max),
+            upgrade_within: Duration::from_millis(self.upgrade_ms_max),
+            auth_grace: Duration::from_millis(self.auth_grace_ms),
+            query_token: self.query_token.clone(),
+            node: self.node.clone(),
+            sessions_max: self.sessions_max,
+            outbox_bytes_max: self.outbox_bytes_max,
+            outbox_packets_max: self.outbox_packets_max,
+            packets_per_second: self.packets_per_second,
+            packets_burst: self.packets_burst,
+        }
+    }
+}
+
 /// `[users]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -553,6 +625,7 @@ impl Settings {
             http,
             rest,
             ws,
+            socketio,
             users,
             drain,
             ..
@@ -573,6 +646,7 @@ impl Settings {
                 events_page_max: rest.events_page_max,
             },
             ws: ws.gateway(),
+            socketio: socketio.gateway(),
             users: UserSettings {
                 self_editable: users.self_editable.clone(),
                 public_attributes: users.public_attributes.clone(),

@@ -1,0 +1,100 @@
+//! The metrics of Socket.IO by name.
+
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, gauge};
+
+use crate::metrics::{CONNECTIONS, CONNECTIONS_OPENED};
+
+/// Sessions that ended; label `reason`.
+pub const CLOSES: &str = "haggle_socketio_closes_total";
+/// Requests refused with one of the protocol's codes; label `code`.
+pub const REFUSED: &str = "haggle_socketio_refused_total";
+/// Requests for a session of another node.
+pub const MISROUTED: &str = "haggle_socketio_misrouted_total";
+/// Namespaces asked for; label `result` (`joined`, `refused`, `unknown`).
+pub const CONNECTS: &str = "haggle_socketio_connects_total";
+/// Sessions that went from polling to WebSocket.
+pub const UPGRADES: &str = "haggle_socketio_upgrades_total";
+
+/// Why a session or a place in a namespace ends, as the protocol's server names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    TransportClose,
+    TransportError,
+    PingTimeout,
+    ParseError,
+    ForcedClose,
+    ForcedServerClose,
+    ServerShuttingDown,
+    ClientNamespaceDisconnect,
+    ServerNamespaceDisconnect,
+}
+
+impl Reason {
+    const ALL: [Reason; 9] = [
+        Reason::TransportClose,
+        Reason::TransportError,
+        Reason::PingTimeout,
+        Reason::ParseError,
+        Reason::ForcedClose,
+        Reason::ForcedServerClose,
+        Reason::ServerShuttingDown,
+        Reason::ClientNamespaceDisconnect,
+        Reason::ServerNamespaceDisconnect,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::TransportClose => "transport close",
+            Reason::TransportError => "transport error",
+            Reason::PingTimeout => "ping timeout",
+            Reason::ParseError => "parse error",
+            Reason::ForcedClose => "forced close",
+            Reason::ForcedServerClose => "forced server close",
+            Reason::ServerShuttingDown => "server shutting down",
+            Reason::ClientNamespaceDisconnect => "client namespace disconnect",
+            Reason::ServerNamespaceDisconnect => "server namespace disconnect",
+        }
+    }
+}
+
+/// Describes every metric of this module and registers it at 0.
+pub fn describe() {
+    describe_counter!(CLOSES, Unit::Count, "Socket.IO sessions and places in a namespace that ended, by reason");
+    describe_counter!(REFUSED, Unit::Count, "Socket.IO requests refused, by the protocol's code");
+    describe_counter!(MISROUTED, Unit::Count, "Socket.IO requests for a session of another node");
+    describe_counter!(CONNECTS, Unit::Count, "Socket.IO namespaces asked for, by result");
+    describe_counter!(UPGRADES, Unit::Count, "Socket.IO sessions that went from polling to WebSocket");
+    for reason in Reason::ALL {
+        counter!(CLOSES, "reason" => reason.as_str()).absolute(0);
+    }
+    for code in ["0", "1", "2", "3", "4", "5", "full", "too_large"] {
+        counter!(REFUSED, "code" => code).absolute(0);
+    }
+    counter!(MISROUTED).absolute(0);
+    for result in ["joined", "refused", "unknown"] {
+        counter!(CONNECTS, "result" => result).absolute(0);
+    }
+    counter!(UPGRADES).absolute(0);
+    gauge!(CONNECTIONS, "transport" => "socketio").set(0.0);
+    counter!(CONNECTIONS_OPENED, "transport" => "socketio").absolute(0);
+}
+
+/// Counts an end.
+pub(crate) fn closed(reason: Reason) {
+    counter!(CLOSES, "reason" => reason.as_str()).increment(1);
+}
+
+/// What is counted with every session.
+pub(crate) struct Handles {
+    pub open: Gauge,
+    pub opened: Counter,
+}
+
+impl Handles {
+    pub fn new() -> Handles {
+        Handles {
+            open: gauge!(CONNECTIONS, "transport" => "socketio"),
+            opened: counter!(CONNECTIONS_OPENED, "transport" => "socketio"),
+        }
+    }
+}
