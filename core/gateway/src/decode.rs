@@ -118,6 +118,7 @@ pub struct MessageBody<'a> {
     /// The message this one repeats; the sender must be able to read it.
     pub forwarded_from_id: Option<String>,
     /// The client's own id of the message: a retry with the same one stores nothing and gets the first answer.
+    #[schema(min_length = 1, max_length = 128)]
     pub client_message_id: Option<String>,
 }
 
@@ -156,6 +157,7 @@ pub struct EditBody<'a> {
     #[schema(value_type = Option<Object>)]
     pub metadata: Option<&'a RawValue>,
     /// The client's own id of the request.
+    #[schema(min_length = 1, max_length = 128)]
     pub client_message_id: Option<String>,
 }
 

@@ -300,6 +300,7 @@ pub async fn unarchive(State(gateway): State<Arc<Gateway>>, caller: Caller, InCo
 #[schema(as = Mute)]
 pub struct MuteBody {
     /// No notifications from it until then (RFC 3339); absent: until unmuted.
+    #[schema(format = DateTime)]
     until: Option<String>,
 }
 

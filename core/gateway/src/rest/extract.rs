@@ -144,7 +144,7 @@ fn idempotency_key(value: &[u8]) -> Result<String, Problem> {
 pub struct WriteHeaders {
     /// The client's own id of this request, at most 128 bytes: for 7 days a retry with the same one changes nothing and gets the
     /// first answer, with the header `Idempotent-Replayed: true`.
-    #[param(rename = "Idempotency-Key")]
+    #[param(rename = "Idempotency-Key", min_length = 1, max_length = 128)]
     idempotency_key: Option<String>,
 }
 

@@ -143,6 +143,7 @@ pub struct OfferBody {
     /// A note for the other side.
     message: Option<String>,
     /// The client's own id of the message.
+    #[schema(min_length = 1, max_length = 128)]
     client_message_id: Option<String>,
 }
 
@@ -200,6 +201,7 @@ pub struct BookingBody {
     /// A note for the other side.
     message: Option<String>,
     /// The client's own id of the message.
+    #[schema(min_length = 1, max_length = 128)]
     client_message_id: Option<String>,
 }
 
@@ -240,6 +242,7 @@ pub struct LocationBody {
     /// For people.
     address: Option<String>,
     /// The client's own id of the message.
+    #[schema(min_length = 1, max_length = 128)]
     client_message_id: Option<String>,
 }
 
@@ -370,6 +373,7 @@ pub async fn read(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage
 #[schema(as = NewReaction)]
 pub struct ReactionBody {
     /// An emoji, at most 32 bytes; it replaces an earlier one of the caller.
+    #[schema(min_length = 1, max_length = 32)]
     reaction: String,
 }
 

@@ -75,6 +75,7 @@ async fn present_members(gateway: &Gateway, id: ConversationId, mut after: Optio
 #[schema(as = NewParticipant)]
 pub struct AddBody {
     /// Whom.
+    #[schema(min_length = 1, max_length = 128)]
     user_id: String,
     /// `member` (when absent) or `admin`.
     role: Option<String>,
@@ -126,7 +127,7 @@ pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversa
 
 /// Remove a participant; oneself: leave.
 #[utoipa::path(delete, operation_id = "removeParticipant", path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
-    params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user"), WriteHeaders),
+    params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user", min_length = 1, max_length = 128), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn remove(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, OfUser(user): OfUser) -> Answer {
     let outcome = caller.run(&gateway, Command::RemoveParticipant { conversation: id, user }).await?;
@@ -135,7 +136,7 @@ pub async fn remove(State(gateway): State<Arc<Gateway>>, caller: Caller, InConve
 
 /// Give a participant another role.
 #[utoipa::path(put, operation_id = "setParticipantRole", path = "/api/conversations/{id}/participants/{userId}", tag = "participants",
-    params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user"), WriteHeaders),
+    params(("id" = String, Path, description = "The conversation"), ("userId" = String, Path, description = "The user", min_length = 1, max_length = 128), WriteHeaders),
     request_body = RoleBody, responses((status = 200, body = ParticipantResource<'static>), Problems))]
 pub async fn set_role(
     State(gateway): State<Arc<Gateway>>,

@@ -57,7 +57,7 @@ pub async fn me(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
 }
 
 /// A user: oneself and administrators see everything, others name, avatar, presence and public attributes.
-#[utoipa::path(get, operation_id = "getUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user")),
+#[utoipa::path(get, operation_id = "getUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user", min_length = 1, max_length = 128)),
     responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn get(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     if caller.user() == &user || caller.actor.is_admin() {
@@ -199,7 +199,7 @@ impl PutBody<'_> {
 }
 
 /// Create or replace a user's profile; for administrators and services.
-#[utoipa::path(put, operation_id = "putUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(put, operation_id = "putUser", path = "/api/users/{id}", tag = "users", params(("id" = String, Path, description = "The user", min_length = 1, max_length = 128), WriteHeaders),
     request_body = PutBody<'static>, responses((status = 200, body = UserResource<'static>), Problems))]
 pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser, body: JsonBytes) -> Answer {
     if !caller.actor.is_admin() {
@@ -214,7 +214,7 @@ pub async fn put(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(use
 }
 
 /// Whether a user is online.
-#[utoipa::path(get, operation_id = "getPresence", path = "/api/users/{id}/presence", tag = "users", params(("id" = String, Path, description = "The user")),
+#[utoipa::path(get, operation_id = "getPresence", path = "/api/users/{id}/presence", tag = "users", params(("id" = String, Path, description = "The user", min_length = 1, max_length = 128)),
     responses((status = 200, body = PresenceResource<'static>), Problems))]
 pub async fn presence(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     let (is_online, last_seen) = visible_presence(&gateway, &caller, &user).await?;
@@ -234,14 +234,14 @@ async fn set_blocked(gateway: &Gateway, caller: &Caller, user: UserId, blocked: 
 }
 
 /// Block a user: no direct messages, typing or presence between the two.
-#[utoipa::path(put, operation_id = "blockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(put, operation_id = "blockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user", min_length = 1, max_length = 128), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn block(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     set_blocked(&gateway, &caller, user, true).await
 }
 
 /// End the caller's block of a user.
-#[utoipa::path(delete, operation_id = "unblockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user"), WriteHeaders),
+#[utoipa::path(delete, operation_id = "unblockUser", path = "/api/users/{id}/block", tag = "users", params(("id" = String, Path, description = "The user", min_length = 1, max_length = 128), WriteHeaders),
     responses((status = 204), Problems))]
 pub async fn unblock(State(gateway): State<Arc<Gateway>>, caller: Caller, OfUser(user): OfUser) -> Answer {
     set_blocked(&gateway, &caller, user, false).await
