@@ -26,6 +26,9 @@ pub struct Answer {
     pub headers: Vec<(String, String)>,
 }
 
+/// Status, headers and body.
+type Exchanged = (u16, Vec<(String, String)>, Bytes);
+
 impl Answer {
     /// The first header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -77,8 +80,20 @@ impl Rest {
         self.request("DELETE", path, None, &[]).await
     }
 
+    /// The body of a `GET`, whatever it is.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let (_, _, bytes) = self.exchange("GET", path, None, &[]).await?;
+        Ok(String::from_utf8(bytes.to_vec())?)
+    }
+
     /// Any request, with headers of one's own.
     pub async fn request(&self, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Result<Answer> {
+        let (status, headers, bytes) = self.exchange(method, path, body, headers).await?;
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Ok(Answer { status, body, headers })
+    }
+
+    async fn exchange(&self, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Result<Exchanged> {
         let stream = TcpStream::connect(&self.address).await.with_context(|| format!("connecting to {}", self.address))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
@@ -102,6 +117,6 @@ impl Rest {
         let headers = response.headers().iter().map(pair).collect();
         let bytes = response.into_body().collect().await?.to_bytes();
         driver.abort();
-        Ok(Answer { status, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null), headers })
+        Ok((status, headers, bytes))
     }
 }
