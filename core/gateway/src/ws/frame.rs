@@ -496,6 +496,7 @@ pub(crate) mod tests {
                 let next = match reader.next(&mut piece, &mut used) {
                     Ok(None) => break,
                     Ok(Some(Message::Text(text))) => Seen::Text(text.into()),
+                    Ok(Some(Message::Binary(_))) => panic!("this reader does not take binary messages"),
                     Ok(Some(Message::Ping(bytes))) => Seen::Ping(bytes.into()),
                     Ok(Some(Message::Pong)) => Seen::Pong,
                     Ok(Some(Message::Close(code))) => Seen::Close(code),

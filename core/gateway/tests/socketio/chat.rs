@@ -1,0 +1,129 @@
+//! The namespace of conversations and messages.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::client::{Server, token, token_for};
+
+#[tokio::test]
+async fn tokens_are_asked_for_by_the_known_texts() {
+    let server = Server::start().await;
+    for (connect, expect) in [
+        ("40/chat,", r#"44/chat,{"message":"No token provided","data":{"code":"unauthenticated"}}"#),
+        (r#"40/chat,{"token":"a.b.c"}"#, r#"44/chat,{"message":"Invalid token","data":{"code":"unauthenticated"}}"#),
+        (r#"40/chat,{"token":5}"#, r#"44/chat,{"message":"Invalid token","data":{"code":"unauthenticated"}}"#),
+        ("40/random,", r#"44/random,{"message":"Invalid namespace"}"#),
+    ] {
+        let sid = server.open().await;
+        assert_eq!(server.post(&sid, connect).await.body, "ok");
+        assert_eq!(server.poll(&sid).await.body, expect);
+        assert_eq!(server.post(&sid, "40/echo,").await.body, "ok", "the connection stays");
+    }
+}
+
+#[tokio::test]
+async fn both_hear_of_a_message_whoever_has_joined() {
+    let server = Server::start().await;
+    let (mut ann, mut bob) = (server.chat("ann").await, server.chat("bob").await);
+    let conversation = server.direct("ann", "bob").await;
+    for socket in [&mut ann, &mut bob] {
+        let seen = socket.event("new_conversation").await;
+        assert_eq!(seen["conversation"]["_id"], conversation.to_string());
+        assert_eq!(seen["conversation"]["participants"].as_array().map(Vec::len), Some(2));
+    }
+    let message = json!({"conversationId": conversation.to_string(), "message": {"content": "hi", "type": "text"}, "clientMessageId": "m1"});
+    let answer = ann.ask(0, "send_message", message.clone()).await;
+    assert_eq!((&answer["success"], &answer["data"]["duplicate"]), (&json!(true), &json!(false)));
+    let created = bob.event("new_message").await;
+    assert_eq!((&created["message"]["_id"], &created["message"]["content"]), (&answer["data"]["_id"], &json!("hi")));
+    assert_eq!(created["seq"], answer["data"]["seq"]);
+    assert_eq!(bob.event("message_received").await["message"], created["message"]);
+    assert_eq!(bob.event("conversation_updated").await["lastMessage"], "hi");
+    let again = ann.ask(1, "send_message", message).await;
+    assert_eq!((&again["data"]["_id"], &again["data"]["duplicate"]), (&answer["data"]["_id"], &json!(true)));
+
+    let read = json!({"conversationId": conversation.to_string(), "messageId": answer["data"]["_id"]});
+    assert_eq!(bob.ask(0, "mark_read", read).await["success"], true);
+    let told = ann.event("message_read").await;
+    assert_eq!((&told["messageId"], &told["readBy"]), (&answer["data"]["_id"], &json!("bob")));
+}
+
+#[tokio::test]
+async fn typing_and_presence_go_to_who_has_joined() {
+    let server = Server::start().await;
+    let conversation = server.direct("ann", "bob").await;
+    let here = json!({"conversationId": conversation.to_string()});
+    let (mut ann, mut bob) = (server.chat("ann").await, server.chat("bob").await);
+    assert_eq!(bob.ask(0, "join_conversation", here.clone()).await, json!({"success": true, "data": {}}));
+    let online = bob.event("user_online_status").await;
+    assert_eq!((&online["userId"], &online["isOnline"]), (&json!("ann"), &json!(true)));
+    ann.ask(0, "typing_start", here.clone()).await;
+    let typing = bob.event("user_typing").await;
+    assert_eq!((&typing["isTyping"], &typing["user"]["name"]), (&json!(true), &json!("ann")));
+    ann.ask(1, "typing_stop", here).await;
+    assert_eq!(bob.event("user_typing").await["isTyping"], false);
+    ann.ask(2, "user_online", json!({"isOnline": false})).await;
+    assert_eq!(bob.event("user_online_status").await["isOnline"], false);
+}
+
+#[tokio::test]
+async fn refusals_are_acks_or_error_events() {
+    let server = Server::start().await;
+    let conversation = server.direct("ann", "bob").await.to_string();
+    let mut eve = server.chat("eve").await;
+    let message = json!({"conversationId": conversation, "message": {"content": "hi"}});
+    for (id, name, payload, code) in [
+        (0, "join_conversation", json!({"conversationId": conversation}), "not_found"),
+        (1, "send_message", message.clone(), "not_found"),
+        (2, "send_message", json!({"conversationId": conversation, "message": {"content": 5}}), "bad_request"),
+        (3, "send_message", json!([]), "bad_request"),
+        (4, "mark_read", json!({"messageId": "x"}), "bad_request"),
+        (5, "no_such_event", json!({}), "unknown_type"),
+        (6, "authenticate", json!({"token": "x"}), "unauthenticated"),
+        (7, "authenticate", json!({"token": token("ann")}), "forbidden"),
+    ] {
+        let answer = eve.ask(id, name, payload).await;
+        assert_eq!((&answer["success"], &answer["code"]), (&json!(false), &json!(code)), "{name}");
+        assert!(answer["error"].is_string());
+    }
+    eve.send(&format!("42/chat,{}", json!(["send_message", message]))).await;
+    assert_eq!(eve.event("error").await["code"], "not_found");
+}
+
+#[tokio::test]
+async fn a_token_ends_and_may_be_renewed() {
+    let server = Server::start().await;
+    let connect = |ttl| format!(r#"40/chat,{{"token":"{}"}}"#, token_for("ann", Duration::from_secs(ttl)));
+    let (mut short, mut renewed) = (
+        server.upgrade("EIO=4&transport=websocket").await.expect("upgraded"),
+        server.upgrade("EIO=4&transport=websocket").await.expect("upgraded"),
+    );
+    short.send(&connect(2)).await;
+    renewed.send(&connect(2)).await;
+    assert!(renewed.text().await.starts_with('0') && renewed.text().await.starts_with("40/chat,"));
+    assert_eq!(renewed.ask(0, "authenticate", json!({"token": token("ann")})).await["data"]["userId"], "ann");
+    assert_eq!(short.event("error").await["code"], "token_expired");
+    short.is_closed().await;
+    assert_eq!(renewed.ask(1, "user_online", json!({"isOnline": true})).await["success"], true);
+}
+
+#[tokio::test]
+async fn with_grace_the_token_may_come_later() {
+    let server = Server::with(|settings| settings.auth_grace = Duration::from_millis(500)).await;
+    let open = async || {
+        let mut socket = server.upgrade("EIO=4&transport=websocket").await.expect("upgraded");
+        socket.send("40/chat,").await;
+        assert!(socket.text().await.starts_with('0') && socket.text().await.starts_with("40/chat,{\"sid\""));
+        socket
+    };
+    let (mut good, mut late) = (open().await, open().await);
+    assert_eq!(good.ask(0, "user_online", json!({"isOnline": true})).await["code"], "unauthenticated");
+    assert_eq!(good.ask(1, "authenticate", json!({"token": "x"})).await["code"], "unauthenticated");
+    assert_eq!(good.ask(2, "authenticate", json!({"token": token("ann")})).await["data"]["userId"], "ann");
+    assert_eq!(late.event("error").await["error"], "No token provided");
+    assert_eq!(late.text().await, "41/chat,");
+    let conversation = server.direct("ann", "bob").await;
+    server.say("bob", conversation, "hi").await;
+    assert_eq!(good.event("new_message").await["message"]["content"], "hi");
+}
