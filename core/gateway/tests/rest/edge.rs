@@ -152,3 +152,18 @@ async fn the_docs_are_served_from_here() {
         .await
         .problem(404, "not_found");
 }
+
+/// After a change of the API: `HAGGLE_WRITE_OPENAPI=1 cargo test -p haggle-gateway --test rest openapi`.
+#[test]
+fn the_checked_in_openapi_document_is_the_one_of_the_code() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+    let now = haggle_gateway::rest::openapi();
+    if std::env::var_os("HAGGLE_WRITE_OPENAPI").is_some() {
+        std::fs::write(path, &now).expect("docs/openapi.json can be written");
+    }
+    let kept = std::fs::read_to_string(path).expect("docs/openapi.json is there");
+    assert!(
+        kept == now,
+        "docs/openapi.json is not what the code says: run `haggle openapi > docs/openapi.json`"
+    );
+}
