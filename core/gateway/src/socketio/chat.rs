@@ -195,7 +195,12 @@ impl Chat {
         let message = decode::parse::<MessageBody<'_>>(body.message.get().as_bytes()).map_err(in_message)?;
         let (message, inner_id) = message.into_message().map_err(in_message)?;
         let to = To::Conversation(parsed("/conversationId", &body.conversation_id)?);
-        self.submit(Command::Send { to, message }, inner_id.or(body.client_message_id), ack, encode::message_answer)
+        self.submit(
+            Command::Send { to, message },
+            inner_id.or(body.client_message_id),
+            ack,
+            encode::message_answer,
+        )
     }
 
     fn command(self: &Arc<Self>, json: &str, ack: Option<u64>) -> Result<Begun, Refusal> {
@@ -321,7 +326,11 @@ async fn tell_new_conversation(session: &Arc<Session>, user: &UserId, conversati
         Ok(members) => members,
         Err(error) => return tracing::warn!(%error, "a new conversation is not told since the store cannot be read"),
     };
-    let participants: Vec<UserId> = members.into_iter().filter(|member| member.left_seq.is_none()).map(|member| member.user).collect();
+    let participants: Vec<UserId> = members
+        .into_iter()
+        .filter(|member| member.left_seq.is_none())
+        .map(|member| member.user)
+        .collect();
     let context = ConversationContext {
         viewer: Some(user),
         participants: &participants,
@@ -375,7 +384,11 @@ impl Subscriber for Chat {
     }
 
     fn close(&self, reason: &'static str) {
-        let reason = if reason == "drain" { Reason::ServerShuttingDown } else { Reason::ForcedServerClose };
+        let reason = if reason == "drain" {
+            Reason::ServerShuttingDown
+        } else {
+            Reason::ForcedServerClose
+        };
         self.session.close(reason, By::Server);
     }
 }

@@ -240,7 +240,11 @@ fn refuse(session: &Arc<Session>, namespace: &str, message: &str, code: Option<E
 
 fn refuse_login(session: &Arc<Session>, refusal: &Refusal) {
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
-    let message = if refusal.code == ErrorCode::TokenExpired { "Invalid token" } else { &*refusal.message };
+    let message = if refusal.code == ErrorCode::TokenExpired {
+        "Invalid token"
+    } else {
+        &*refusal.message
+    };
     refuse(session, &session.settings().namespace, message, Some(refusal.code), "refused");
 }
 
@@ -283,7 +287,14 @@ fn entered(session: &Arc<Session>, chat: Arc<Chat>) {
 
 async fn early_event(session: &Arc<Session>, name: &str, args: &[&RawValue], ack: Option<u64>) {
     let namespace = &session.settings().namespace;
-    let answer = |result: Result<String, Refusal>| encode::answer(session, namespace, ack, result.map(|data| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes())));
+    let answer = |result: Result<String, Refusal>| {
+        encode::answer(
+            session,
+            namespace,
+            ack,
+            result.map(|data| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes())),
+        )
+    };
     if name != "authenticate" {
         return answer(Err(Refusal::new(ErrorCode::Unauthenticated, AuthError::Missing.to_string())));
     }
@@ -398,11 +409,17 @@ fn echo(session: &Arc<Session>, packet: Packet<'_>, name: &str, args: &[&RawValu
             }
             id
         };
-        return session.push(encode::packet(Kind::Event, namespace, Some(id), parts, |out| encode::array(out, Some("question"), args)));
+        return session.push(encode::packet(Kind::Event, namespace, Some(id), parts, |out| {
+            encode::array(out, Some("question"), args)
+        }));
     }
-    session.push(encode::packet(Kind::Event, namespace, None, parts, |out| encode::array(out, Some(name), args)));
+    session.push(encode::packet(Kind::Event, namespace, None, parts, |out| {
+        encode::array(out, Some(name), args)
+    }));
     if let Some(id) = packet.ack {
-        session.push(encode::packet(Kind::Ack, namespace, Some(id), parts, |out| encode::array(out, None, args)));
+        session.push(encode::packet(Kind::Ack, namespace, Some(id), parts, |out| {
+            encode::array(out, None, args)
+        }));
     }
 }
 
@@ -416,7 +433,9 @@ fn answered(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Bytes>)
         at.is_some_and(|at| echo.questions.remove(at).is_some())
     };
     if asked {
-        session.push(encode::packet(Kind::Event, packet.namespace, None, parts, |out| encode::array(out, Some("answered"), &args)));
+        session.push(encode::packet(Kind::Event, packet.namespace, None, parts, |out| {
+            encode::array(out, Some("answered"), &args)
+        }));
     }
 }
 

@@ -1,10 +1,6 @@
 //! What the server says, as WebSocket frames of an Engine.IO message each; one push may be several of them.
 
-use std::{
-    collections::VecDeque,
-    io::Write,
-    sync::Arc,
-};
+use std::{collections::VecDeque, io::Write, sync::Arc};
 
 use bytes::Bytes;
 use haggle_engine::{Outcome, Published, Refusal, What};
@@ -356,7 +352,10 @@ mod tests {
         };
         let all = of(published(ConversationKind::Group, joined));
         assert_eq!(all.len(), 1);
-        assert_eq!((&all[0][0], &all[0][1]["event"], &all[0][1]["seq"]), (&json!("conversation_updated"), &json!("participant.joined"), &json!(3)));
+        assert_eq!(
+            (&all[0][0], &all[0][1]["event"], &all[0][1]["seq"]),
+            (&json!("conversation_updated"), &json!("participant.joined"), &json!(3))
+        );
         assert_eq!(all[0][1]["data"]["userId"], "bob");
         assert!(of(published(ConversationKind::Personal, Event::MembershipStarted(C))).is_empty());
     }
@@ -377,7 +376,9 @@ mod tests {
         assert!(of(mark(0)).is_empty(), "delivered is not read");
         assert_eq!(
             of(mark(5)),
-            [json!(["message_read", {"messageId": "0123456789abcdef00000005", "conversationId": ID, "readBy": "ann", "readAt": "1970-01-01T00:00:00.007Z", "seq": 5}])]
+            [
+                json!(["message_read", {"messageId": "0123456789abcdef00000005", "conversationId": ID, "readBy": "ann", "readAt": "1970-01-01T00:00:00.007Z", "seq": 5}])
+            ]
         );
         let typing = What::Typing {
             conversation: C,
@@ -416,6 +417,9 @@ mod tests {
         );
         let frames = connect_error("/chat", "No token provided", Some(ErrorCode::Unauthenticated));
         let (_, place) = frame::encoded_messages(&frames).next().unwrap();
-        assert_eq!(&frames[place], br#"44/chat,{"message":"No token provided","data":{"code":"unauthenticated"}}"#);
+        assert_eq!(
+            &frames[place],
+            br#"44/chat,{"message":"No token provided","data":{"code":"unauthenticated"}}"#
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Socket.IO v5 over Engine.IO v4, for clients that speak it already; `docs/PROTOCOL.md` says what the events mean.
+//! Socket.IO v5 over Engine.IO v4, for clients that speak it already; `docs/SOCKETIO.md` says what the events mean.
 //!
 //! A packet's way in: [`engineio`] has the session and its transport, [`client`] the namespaces of that session and the rules
 //! of the protocol, [`chat`] turns events into engine commands. An event's way out: the engine's hub offers it to a

@@ -104,7 +104,13 @@ impl<'a> Packet<'a> {
             "" => None,
             json => Some(serde_json::from_str(json).map_err(|_| Malformed("malformed JSON"))?),
         };
-        let packet = Packet { kind, namespace, ack, data, attachments };
+        let packet = Packet {
+            kind,
+            namespace,
+            ack,
+            data,
+            attachments,
+        };
         packet.check()?;
         Ok(packet)
     }
@@ -190,11 +196,18 @@ impl Assembler {
     /// A packet that announces binary parts. Must not be called while one [`Assembler::is_open`].
     pub fn begin(&mut self, text: &str, packet: &Packet<'_>) -> Result<Option<Whole>, Malformed> {
         check_places(packet)?;
-        let whole = Whole { text: text.to_owned(), parts: VecDeque::new() };
+        let whole = Whole {
+            text: text.to_owned(),
+            parts: VecDeque::new(),
+        };
         if packet.attachments == 0 {
             return Ok(Some(whole));
         }
-        self.open = Some(Box::new(Open { whole, missing: packet.attachments, bytes: 0 }));
+        self.open = Some(Box::new(Open {
+            whole,
+            missing: packet.attachments,
+            bytes: 0,
+        }));
         Ok(None)
     }
 
@@ -218,7 +231,11 @@ impl Assembler {
 fn check_places(packet: &Packet<'_>) -> Result<(), Malformed> {
     let Some(data) = packet.data else { return Ok(()) };
     let value: Value = serde_json::from_str(data.get()).map_err(|_| Malformed("malformed JSON"))?;
-    if check_value(&value, packet.attachments, 0) { Ok(()) } else { Err(Malformed("illegal attachments")) }
+    if check_value(&value, packet.attachments, 0) {
+        Ok(())
+    } else {
+        Err(Malformed("illegal attachments"))
+    }
 }
 
 fn check_value(value: &Value, attachments: usize, depth: usize) -> bool {
@@ -294,9 +311,36 @@ mod tests {
     #[test]
     fn what_the_protocol_forbids() {
         for text in [
-            "", "7", "x", "abc", "2", "2{}", "2[]", "2[{}]", "2[null]", "2[\"connect\"]", "2[\"disconnect\"]", "2[\"newListener\",1]", "2\"foo\"",
-            "2[\"a\"", "2[\"a\"] ]", "0\"x\"", "0[]", "1\"x\"", "1/admin,{}", "3[]", "312{}", "312", "5[\"a\"]", "5-[\"a\"]", "5x-[\"a\"]",
-            "511-[\"a\"]", "5-1-[\"a\"]", "51", "2/admin,99999999999999999999[\"a\"]", "é",
+            "",
+            "7",
+            "x",
+            "abc",
+            "2",
+            "2{}",
+            "2[]",
+            "2[{}]",
+            "2[null]",
+            "2[\"connect\"]",
+            "2[\"disconnect\"]",
+            "2[\"newListener\",1]",
+            "2\"foo\"",
+            "2[\"a\"",
+            "2[\"a\"] ]",
+            "0\"x\"",
+            "0[]",
+            "1\"x\"",
+            "1/admin,{}",
+            "3[]",
+            "312{}",
+            "312",
+            "5[\"a\"]",
+            "5-[\"a\"]",
+            "5x-[\"a\"]",
+            "511-[\"a\"]",
+            "5-1-[\"a\"]",
+            "51",
+            "2/admin,99999999999999999999[\"a\"]",
+            "é",
         ] {
             assert!(Packet::decode(text).is_err(), "{text}");
         }
@@ -351,7 +395,12 @@ mod tests {
     /// Mutations of good packets never panic.
     #[test]
     fn mutated_packets_are_read_or_refused() {
-        let good = ["52-/chat,12[\"a\",{\"_placeholder\":true,\"num\":1},1.5]", "2/chat,3[\"send\",{\"é\":\"\\u00e9\"}]", "0/chat,{\"token\":\"x\"}", "3/c,1[]"];
+        let good = [
+            "52-/chat,12[\"a\",{\"_placeholder\":true,\"num\":1},1.5]",
+            "2/chat,3[\"send\",{\"é\":\"\\u00e9\"}]",
+            "0/chat,{\"token\":\"x\"}",
+            "3/c,1[]",
+        ];
         for seed in 1..20_000u64 {
             let mut random = Random(seed);
             let mut bytes = good[random.below(good.len())].as_bytes().to_vec();

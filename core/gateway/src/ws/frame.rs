@@ -126,10 +126,7 @@ impl Reader {
 
     /// The same reader, which also takes binary messages.
     pub fn with_binary(self) -> Reader {
-        Reader {
-            takes_binary: true,
-            ..self
-        }
+        Reader { takes_binary: true, ..self }
     }
 
     /// Changes the limit for the frames to come.
@@ -803,7 +800,10 @@ pub(crate) mod tests {
             append_binary(&mut out, &vec![7; size]);
         }
         let found: Vec<_> = encoded_messages(&out).map(|(binary, place)| (binary, out[place].to_vec())).collect();
-        let expect: Vec<_> = sizes.iter().flat_map(|&size| [(false, vec![b'x'; size]), (true, vec![7; size])]).collect();
+        let expect: Vec<_> = sizes
+            .iter()
+            .flat_map(|&size| [(false, vec![b'x'; size]), (true, vec![7; size])])
+            .collect();
         assert!(found == expect);
     }
 

@@ -213,7 +213,10 @@ impl Socket {
             if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 break end + 4;
             }
-            let read = timeout(PATIENCE, stream.read_buf(&mut buffer)).await.expect("an answer").expect("an answer");
+            let read = timeout(PATIENCE, stream.read_buf(&mut buffer))
+                .await
+                .expect("an answer")
+                .expect("an answer");
             assert!(read > 0, "the server answers");
         };
         if !buffer.starts_with(b"HTTP/1.1 101") {
@@ -255,7 +258,9 @@ impl Socket {
             if let Some(got) = self.parse() {
                 return got;
             }
-            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer)).await.expect("something comes in time");
+            let read = timeout(PATIENCE, self.stream.read_buf(&mut self.buffer))
+                .await
+                .expect("something comes in time");
             if !read.is_ok_and(|bytes| bytes > 0) {
                 return Got::Closed;
             }

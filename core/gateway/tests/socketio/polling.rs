@@ -11,15 +11,55 @@ async fn errors_have_the_protocols_codes_and_bodies() {
     for (method, query, status, body) in [
         ("GET", "EIO=4".to_owned(), 400, r#"{"code":0,"message":"Transport unknown"}"#),
         ("GET", "EIO=4&transport=tesla".into(), 400, r#"{"code":0,"message":"Transport unknown"}"#),
-        ("GET", "EIO=4&transport=polling&sid=n1.no".into(), 400, r#"{"code":1,"message":"Session ID unknown"}"#),
-        ("GET", "EIO=4&transport=polling&sid=n2.other".into(), 400, r#"{"code":1,"message":"Session ID unknown"}"#),
-        ("POST", "EIO=4&transport=polling".into(), 400, r#"{"code":2,"message":"Bad handshake method"}"#),
-        ("OPTIONS", "EIO=4&transport=polling".into(), 400, r#"{"code":2,"message":"Bad handshake method"}"#),
+        (
+            "GET",
+            "EIO=4&transport=polling&sid=n1.no".into(),
+            400,
+            r#"{"code":1,"message":"Session ID unknown"}"#,
+        ),
+        (
+            "GET",
+            "EIO=4&transport=polling&sid=n2.other".into(),
+            400,
+            r#"{"code":1,"message":"Session ID unknown"}"#,
+        ),
+        (
+            "POST",
+            "EIO=4&transport=polling".into(),
+            400,
+            r#"{"code":2,"message":"Bad handshake method"}"#,
+        ),
+        (
+            "OPTIONS",
+            "EIO=4&transport=polling".into(),
+            400,
+            r#"{"code":2,"message":"Bad handshake method"}"#,
+        ),
         ("GET", "EIO=4&transport=websocket".into(), 400, r#"{"code":3,"message":"Bad request"}"#),
-        ("GET", format!("EIO=4&transport=websocket&sid={sid}"), 400, r#"{"code":3,"message":"Bad request"}"#),
-        ("PUT", format!("EIO=4&transport=polling&sid={sid}"), 400, r#"{"code":3,"message":"Bad request"}"#),
-        ("GET", "EIO=3&transport=polling".into(), 400, r#"{"code":5,"message":"Unsupported protocol version"}"#),
-        ("GET", "transport=polling".into(), 400, r#"{"code":5,"message":"Unsupported protocol version"}"#),
+        (
+            "GET",
+            format!("EIO=4&transport=websocket&sid={sid}"),
+            400,
+            r#"{"code":3,"message":"Bad request"}"#,
+        ),
+        (
+            "PUT",
+            format!("EIO=4&transport=polling&sid={sid}"),
+            400,
+            r#"{"code":3,"message":"Bad request"}"#,
+        ),
+        (
+            "GET",
+            "EIO=3&transport=polling".into(),
+            400,
+            r#"{"code":5,"message":"Unsupported protocol version"}"#,
+        ),
+        (
+            "GET",
+            "transport=polling".into(),
+            400,
+            r#"{"code":5,"message":"Unsupported protocol version"}"#,
+        ),
     ] {
         let answer = request(server.address, method, &format!("/socket.io/?{query}"), "", b"").await;
         assert_eq!((answer.status, &*answer.body), (status, body), "{method} {query}");
@@ -91,7 +131,13 @@ async fn what_is_no_packet_ends_the_session() {
         assert_eq!(server.poll(&sid).await.body, "1", "{bad}");
         assert_eq!(server.poll(&sid).await.status, 400, "{bad}");
     }
-    for bad in ["40", "45", "451-[\"a\",{\"_placeholder\":true,\"num\":1}]", "bAQIDBA==", "451-[\"a\"]\u{1e}42[\"b\"]"] {
+    for bad in [
+        "40",
+        "45",
+        "451-[\"a\",{\"_placeholder\":true,\"num\":1}]",
+        "bAQIDBA==",
+        "451-[\"a\"]\u{1e}42[\"b\"]",
+    ] {
         let sid = server.joined("40").await;
         assert_eq!(server.post(&sid, bad).await.status, 400, "{bad}");
     }

@@ -12,7 +12,9 @@ async fn a_websocket_from_the_start() {
     assert!(open.contains("\"upgrades\":[]"), "{open}");
     socket.send("40/echo,").await;
     assert!(socket.text().await.starts_with("40/echo,{\"sid\":"));
-    socket.send("452-/echo,7[\"b\",{\"_placeholder\":true,\"num\":1},{\"_placeholder\":true,\"num\":0}]").await;
+    socket
+        .send("452-/echo,7[\"b\",{\"_placeholder\":true,\"num\":1},{\"_placeholder\":true,\"num\":0}]")
+        .await;
     socket.send_binary(&[1, 30, 255]).await;
     socket.send_binary(&vec![7; 70_000]).await;
     for head in ["452-/echo,[\"b\",", "462-/echo,7["] {
@@ -35,8 +37,14 @@ async fn a_websocket_from_the_start() {
 async fn refused_upgrades_say_why() {
     let server = Server::start().await;
     let refused = |query: &'static str| async { server.upgrade(query).await.err().map(|answer| (answer.status, answer.body)) };
-    assert_eq!(refused("EIO=3&transport=websocket").await, Some((400, "Unsupported protocol version".into())));
-    assert_eq!(refused("EIO=4&transport=websocket&sid=n1.x").await, Some((400, "Session ID unknown".into())));
+    assert_eq!(
+        refused("EIO=3&transport=websocket").await,
+        Some((400, "Unsupported protocol version".into()))
+    );
+    assert_eq!(
+        refused("EIO=4&transport=websocket&sid=n1.x").await,
+        Some((400, "Session ID unknown".into()))
+    );
     assert_eq!(refused("EIO=4&transport=polling").await, Some((400, "Bad request".into())));
 }
 

@@ -42,7 +42,12 @@ const fn refused(status: StatusCode, code: &'static str, message: &'static str, 
     Refused { status, code, message, hint }
 }
 
-const TRANSPORT_UNKNOWN: Refused = refused(StatusCode::BAD_REQUEST, "0", "Transport unknown", "transport must be polling or websocket");
+const TRANSPORT_UNKNOWN: Refused = refused(
+    StatusCode::BAD_REQUEST,
+    "0",
+    "Transport unknown",
+    "transport must be polling or websocket",
+);
 const SESSION_UNKNOWN: Refused = refused(StatusCode::BAD_REQUEST, "1", "Session ID unknown", "");
 const MISROUTED: Refused = refused(
     StatusCode::BAD_REQUEST,
@@ -86,7 +91,12 @@ const TOO_LARGE: Refused = refused(
 impl Refused {
     fn response(self, plain: bool) -> Response {
         ::metrics::counter!(metrics::REFUSED, "code" => self.code).increment(1);
-        tracing::debug!(code = self.code, message = self.message, hint = self.hint, "a Socket.IO request was refused");
+        tracing::debug!(
+            code = self.code,
+            message = self.message,
+            hint = self.hint,
+            "a Socket.IO request was refused"
+        );
         let body = match self.code.parse::<u8>() {
             Ok(code) if !plain => format!(r#"{{"code":{code},"message":"{}"}}"#, self.message),
             _ => self.message.to_owned(),
@@ -246,7 +256,9 @@ fn check_handshake(method: &Method, transport: Transport, is_upgrade: bool, eio:
 /// The token of the handshake itself; one that comes with the connect of a namespace goes before it.
 fn token_of(headers: &HeaderMap, in_query: Option<&str>) -> Option<Box<str>> {
     let in_header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = in_header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer = in_header
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let token = bearer.map(|(_, token)| token.trim()).or(in_query)?;
     (!token.is_empty() && token.len() <= crate::auth::TOKEN_BYTES_MAX).then(|| token.into())
 }
@@ -286,7 +298,10 @@ where
         Err(NoPost::Unknown) => return Err(SESSION_UNKNOWN),
         Err(_) => return Err(BAD_REQUEST),
     };
-    let is_binary = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/octet-stream");
+    let is_binary = request
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|kind| kind == "application/octet-stream");
     if is_binary {
         return Err(BAD_REQUEST); // Which ends the session, since such a client speaks another version.
     }

@@ -133,7 +133,11 @@ mod tests {
         for seed in 1..2_000u64 {
             let mut random = Random(seed);
             let texts: Vec<String> = (0..6)
-                .map(|_| (0..random.below(20)).map(|_| ['a', '"', 'é', '€', '\\', '😀', '0', 'b'][random.below(8)]).collect())
+                .map(|_| {
+                    (0..random.below(20))
+                        .map(|_| ['a', '"', 'é', '€', '\\', '😀', '0', 'b'][random.below(8)])
+                        .collect()
+                })
                 .collect();
             let packets: Vec<Packet<'_>> = (0..1 + random.below(5))
                 .map(|n| match random.below(7) {
@@ -162,7 +166,9 @@ mod tests {
     fn any_text_is_read_or_refused() {
         for seed in 1..5_000u64 {
             let mut random = Random(seed);
-            let text: String = (0..random.below(30)).map(|_| char::from_u32(random.below(0x250) as u32).unwrap_or('b')).collect();
+            let text: String = (0..random.below(30))
+                .map(|_| char::from_u32(random.below(0x250) as u32).unwrap_or('b'))
+                .collect();
             let count = payload(&text).count();
             assert_eq!(count, text.matches('\u{1e}').count() + 1, "seed {seed}");
         }

@@ -181,7 +181,8 @@ impl Session {
         if state.end.is_some() {
             return;
         }
-        let fits = state.out.is_empty() || (state.out.len() < settings.outbox_packets_max && state.out_bytes + frames.len() <= settings.outbox_bytes_max);
+        let fits =
+            state.out.is_empty() || (state.out.len() < settings.outbox_packets_max && state.out_bytes + frames.len() <= settings.outbox_bytes_max);
         if !fits {
             (state.out, state.out_bytes) = Default::default();
             drop(state);
@@ -266,7 +267,10 @@ impl Session {
         if let Some(at_once) = self.begin_poll() {
             return at_once;
         }
-        let mut waiting = WaitingGet { session: self, answered: false };
+        let mut waiting = WaitingGet {
+            session: self,
+            answered: false,
+        };
         let payload = loop {
             if let Some(payload) = self.try_poll() {
                 break payload;
@@ -335,7 +339,10 @@ impl Session {
             return Err(NoPost::Bad);
         }
         state.posting = true;
-        Ok(Posting { session: self.clone(), done: false })
+        Ok(Posting {
+            session: self.clone(),
+            done: false,
+        })
     }
 
     /// Packets of a POST, in order.
@@ -352,7 +359,9 @@ impl Session {
     pub async fn receive(self: &Arc<Self>, input: &mut Input, packet: Packet<'_>) -> Result<(), End> {
         match packet {
             Packet::Message(text) => client::message(self, input, text).await.map_err(|reason| (reason, By::Server)),
-            Packet::Binary(bytes) => client::binary(self, input, Bytes::from(bytes)).await.map_err(|reason| (reason, By::Server)),
+            Packet::Binary(bytes) => client::binary(self, input, Bytes::from(bytes))
+                .await
+                .map_err(|reason| (reason, By::Server)),
             Packet::Pong(_) => {
                 self.pong();
                 Ok(())

@@ -74,12 +74,17 @@ pub(super) fn upgrade<B>(session: Arc<Session>, request: Request<B>) -> Option<R
     }
     let (response, upgraded, slot) = accept(request)?;
     let task = async move {
-        let Some((stream, mut reader)) = take_over(upgraded, &session).await else { return };
+        let Some((stream, mut reader)) = take_over(upgraded, &session).await else {
+            return;
+        };
         // A second one is let in and closed: clients know no other answer.
         if !session.begin_upgrade() {
             return end(&stream, None).await;
         }
-        let probing = Probing { session: &session, done: false };
+        let probing = Probing {
+            session: &session,
+            done: false,
+        };
         let probed = tokio::select! {
             probed = tokio::time::timeout(session.settings().upgrade_within, probe(&session, &stream, &mut reader)) => probed.unwrap_or(false),
             () = session.has_ended() => false,
@@ -273,7 +278,9 @@ async fn write_batch(stream: &TcpStream, session: &Session, batch: &mut Batch) -
             Ok(bytes) => batch.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let stalled = |_| io::Error::from(io::ErrorKind::TimedOut);
-                tokio::time::timeout(session.gateway.settings.ws.stall_max, stream.writable()).await.map_err(stalled)??;
+                tokio::time::timeout(session.gateway.settings.ws.stall_max, stream.writable())
+                    .await
+                    .map_err(stalled)??;
             }
             Err(error) => return Err(error),
         }
