@@ -58,12 +58,14 @@ pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
             digest,
             remember,
             origin: Vec::new(),
+            countable: true,
         },
     );
 }
 
 /// A command that the log asks for: not limited in rate, known by the id of its item.
-pub(crate) fn submit_item(engine: &Arc<Inner>, request: Request, command: CommandId, origin: Vec<PluginId>, reply: Reply) {
+/// `countable`: a message that it sends counts as unread.
+pub(crate) fn submit_item(engine: &Arc<Inner>, request: Request, command: CommandId, origin: Vec<PluginId>, countable: bool, reply: Reply) {
     let at = target(engine, &request);
     let user = request.actor.user.clone();
     engine.enter(
@@ -78,6 +80,7 @@ pub(crate) fn submit_item(engine: &Arc<Inner>, request: Request, command: Comman
             digest: 0,
             remember: true,
             origin,
+            countable,
         },
     );
 }
@@ -339,6 +342,8 @@ struct CommandWork {
     remember: bool,
     /// Plugins that led to it, oldest first.
     origin: Vec<PluginId>,
+    /// A message that it sends counts as unread.
+    countable: bool,
 }
 
 impl Work for CommandWork {
@@ -358,6 +363,7 @@ impl Work for CommandWork {
             digest,
             remember,
             origin,
+            countable,
         } = self;
         if remember {
             match answered(&turn, command, digest).await {
@@ -377,6 +383,7 @@ impl Work for CommandWork {
             command,
             now,
             origin,
+            countable,
             scope: Default::default(),
         };
         let decided = decide(&context).await;
@@ -515,6 +522,7 @@ struct Context<'a> {
     now: Millis,
     /// Plugins that led to it, oldest first.
     origin: Vec<PluginId>,
+    countable: bool,
     /// Made when the first handler runs.
     scope: std::sync::OnceLock<HandlerScope>,
 }
@@ -688,7 +696,7 @@ async fn send(context: &Context<'_>, message: &NewMessage) -> Result<Decided, Re
     transaction.main = transaction.items.len();
     transaction.items.push(Item::new(
         &context.actor().user,
-        Event::MessageCreated(content_of(draft, true, decided_by)),
+        Event::MessageCreated(content_of(draft, context.countable, decided_by)),
     ));
     context.join(transaction).await
 }
@@ -855,6 +863,10 @@ async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&str>) -> Res
     let present = before.reactions.iter().find(|(other, _)| other == user).map(|(_, emoji)| emoji.as_str());
     if present == emoji {
         return Ok(Decided::UNCHANGED);
+    }
+    // Taking one away says nothing to the other.
+    if emoji.is_some() && context.state(State::is_blocked) {
+        return Err(Refusal::new(ErrorCode::Blocked, "one of you blocks the other"));
     }
     let change = ReactionChange {
         message: id,

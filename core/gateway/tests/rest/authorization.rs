@@ -49,7 +49,7 @@ const TABLE: &[Row] = &[
     ("delete", "/api/messages/{id}",                               None,                     [401, 401, 401, 404, 404, 403, 204, 204, 404, 204]),
     ("delete", "/api/messages/{id}/for-me",                        None,                     [401, 401, 401, 404, 404, 204, 204, 204, 404, 204]),
     ("post",   "/api/messages/{id}/read",                          None,                     [401, 401, 401, 404, 404, 200, 200, 200, 404, 200]),
-    ("post",   "/api/messages/{id}/reaction",                      Some(r#"{"reaction":"x"}"#), [401, 401, 401, 404, 404, 200, 200, 200, 404, 200]),
+    ("post",   "/api/messages/{id}/reaction",                      Some(r#"{"reaction":"x"}"#), [401, 401, 401, 404, 404, 200, 200, 200, 404, 403]),
     ("delete", "/api/messages/{id}/reaction",                      None,                     [401, 401, 401, 404, 404, 200, 200, 200, 404, 200]),
     ("get",    "/api/messages/{id}/reads",                         None,                     [401, 401, 401, 404, 404, 200, 200, 200, 200, 200]),
     ("get",    "/api/users/me",                                    None,                     [401, 401, 401, 200, 200, 200, 200, 200, 200, 200]),
