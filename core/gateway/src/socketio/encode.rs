@@ -260,7 +260,7 @@ fn event(out: &mut Vec<u8>, namespace: &str, published: &Published) {
     if content.countable {
         emit(out, namespace, "conversation_updated", |out| {
             put!(out, r#"{{"conversationId":"{}","lastMessage":"#, view.conversation);
-            json(out, preview(&view.message.map_or(&content.text, |message| &message.content.text)));
+            json(out, preview(view.message.map_or(&content.text, |message| &message.content.text)));
             put!(out, r#","lastMessageAt":"{}","seq":{}}}"#, Time(view.at), view.seq);
         });
     }
