@@ -185,7 +185,8 @@ async fn who_joins_nothing_must_go() {
 #[tokio::test]
 async fn sessions_are_bounded() {
     let server = Server::with(|settings| settings.sessions_max = 2).await;
-    (server.open().await, server.open().await);
+    server.open().await;
+    server.open().await;
     assert_eq!(server.get("EIO=4&transport=polling").await.status, 503);
 }
 
