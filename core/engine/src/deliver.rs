@@ -116,7 +116,7 @@ pub(crate) async fn message(
             message,
         },
     );
-    pipeline::submit_item(engine, request, id, origin, reply);
+    pipeline::submit_item(engine, request, id, origin, content.countable, reply);
     wait(answer).await.map(drop)
 }
 
@@ -147,6 +147,7 @@ pub(crate) async fn conversation(
         Request::new(Actor::plugin(owner), Command::CreateConversation(new)),
         id,
         origin,
+        true,
         reply,
     );
     wait(answer).await.map(drop)

@@ -106,7 +106,13 @@ pub(crate) fn are_at(engine: &Inner, shard: Shard, pos: Pos) -> bool {
         let cursor = engine.feeds.get(shard, consumer).unwrap_or_default();
         cursor.pos >= pos && cursor.held.is_empty()
     };
-    is_at(OUTGOING) && engine.hooks.plan().consumers().iter().all(|consumer| is_at(&consumer_of(&consumer.plugin)))
+    is_at(OUTGOING)
+        && engine
+            .hooks
+            .plan()
+            .consumers()
+            .iter()
+            .all(|consumer| is_at(&consumer_of(&consumer.plugin)))
 }
 
 async fn read(engine: &Inner, shard: Shard, after: Pos) -> Vec<(Pos, Arc<Entry>)> {
@@ -427,7 +433,7 @@ async fn deliver_item(engine: &Arc<Inner>, shard: Shard, pos: Pos, index: u32, e
     match &item.what {
         Outgoing::Kv(_) | Outgoing::Keep { .. } | Outgoing::Release { .. } => crate::global_kv::deliver(engine, &item.to, &item.what, id).await,
         Outgoing::Personal(event) => deliver::personal(engine, &item.to, event.clone(), id).await,
-        Outgoing::Message { sender, content } => deliver::message(engine, &item.to, sender, content, id, item.origin.clone()).await,
+        Outgoing::Message { sender, content, command } => deliver::message(engine, &item.to, sender, content, *command, item.origin.clone()).await,
         Outgoing::Conversation { participants, name, state } => {
             deliver::conversation(
                 engine,

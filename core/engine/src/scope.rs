@@ -649,7 +649,11 @@ impl HostCalls for Guest {
                 countable: message.countable,
                 ..Content::default()
             };
-            self.outgoing(Address::Existing(message.conversation), Outgoing::Message { sender, content }, bytes)?;
+            self.outgoing(
+                Address::Existing(message.conversation),
+                Outgoing::Message { sender, content, command },
+                bytes,
+            )?;
         }
         Ok(command.to_string())
     }

@@ -140,6 +140,9 @@ pub enum Outgoing {
         /// What it says.
         #[n(1)]
         content: Content,
+        /// The id that it is stored under, which the plugin has been told.
+        #[n(2)]
+        command: CommandId,
     },
     /// An event of a personal conversation: membership, notification, block list.
     #[n(1)]

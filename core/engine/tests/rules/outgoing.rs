@@ -54,6 +54,15 @@ fn poster() -> Fake {
             .map_err(unable)?;
             Ok(format!("\"{context}\""))
         })
+        .command("note", |host, _, room| async move {
+            let to = host.context_id("room", &room).map_err(unable)?;
+            let note = GuestMessage {
+                kind: "system".into(),
+                countable: false,
+                ..message(to, "a note")
+            };
+            Ok(format!("\"{}\"", host.send(note).map_err(unable)?))
+        })
         .command("close", |host, _, _| async move {
             host.set_closed(true).map_err(unable)?;
             Ok("{}".into())
@@ -230,4 +239,22 @@ async fn a_plugin_speaks_in_its_own_context_only_while_it_is_open() {
         ErrorCode::Forbidden,
         "a participant does not reopen what its owner closed"
     );
+}
+
+#[tokio::test]
+async fn an_outgoing_message_is_what_its_writer_said_it_is() {
+    let world = World::with_hooks(FakePlugins::of([poster()])).await;
+    let id = world.direct("ann", "bob").await;
+    world.call("ann", id, "post", "room first").await.unwrap();
+    let room = room(&world, "room").await;
+    let told = world.call("ann", id, "note", "room").await.unwrap().answer.unwrap();
+    eventually("the note is there", async || world.messages(room).await.len() == 2).await;
+    let note = world.messages(room).await.remove(1);
+    assert_eq!((note.content.kind.as_str(), note.content.countable), ("system", false));
+    assert_eq!(
+        format!("\"{}\"", note.command.unwrap()),
+        told,
+        "stored under the ref that the plugin was told"
+    );
+    assert_eq!(world.unread("bob", room).await, 1, "a note is not unread");
 }
