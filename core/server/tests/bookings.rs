@@ -2,9 +2,10 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::OnceLock, time::Duration};
 
 use haggle_example_client::{Rest, Server};
+use jiff::{ToSpan, Zoned, civil::Date};
 use serde_json::{Value, json};
 use support::{World, direct, plugins, rest};
 
@@ -14,7 +15,16 @@ const SETTLED_AFTER: Duration = Duration::from_secs(11);
 
 fn world() -> World {
     let plugins = plugins().expect("the plugins as wasm: run `cargo xtask test`, or `cargo xtask plugins` and set HAGGLE_PLUGINS=target/plugins");
-    World { plugins, args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/unlimited.toml")], ..World::new() }
+    World { plugins, args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/bookings.toml")], ..World::new() }
+}
+
+/// The `slot`-th half hour from the first of next month but one: far enough ahead and not too far, the same for a whole run.
+fn day_and_time(slot: u32) -> (String, String) {
+    static FIRST: OnceLock<Date> = OnceLock::new();
+    let first = FIRST.get_or_init(|| Zoned::now().date().first_of_month().saturating_add(2.months()));
+    let half = slot % 48;
+    let day = first.saturating_add(i64::from(slot / 48).days());
+    (day.to_string(), format!("{:02}:{:02}", half / 2, half % 2 * 30))
 }
 
 /// A buyer and its conversation with the seller.
@@ -37,11 +47,10 @@ async fn seller(server: &Server) -> Rest {
 }
 
 impl Buyer {
-    /// Asks for the `slot`-th half hour of a day far ahead.
+    /// Asks for the `slot`-th half hour.
     async fn book(&self, slot: u32) -> anyhow::Result<haggle_example_client::Answer> {
-        let (day, half) = (1 + slot / 48, slot % 48);
-        let time = format!("{:02}:{:02}", half / 2, half % 2 * 30);
-        let request = json!({"servicePackageId": "cut", "requestedDate": format!("2035-03-{day:02}"), "requestedTime": time});
+        let (day, time) = day_and_time(slot);
+        let request = json!({"servicePackageId": "cut", "requestedDate": day, "requestedTime": time});
         self.rest.post(&format!("/api/conversations/{}/messages/booking-request", self.conversation), request).await
     }
 
@@ -92,7 +101,7 @@ async fn a_kill_between_reserve_and_commit_leaves_the_slot_booked_or_free() {
     let mut booked = ann.booked().await;
     booked.extend(bob.booked().await);
     for slot in 0..ROUNDS {
-        let name = ("2035-03-01".to_owned(), format!("{:02}:{:02}", slot / 2, slot % 2 * 30));
+        let name = day_and_time(slot);
         let before = booked.iter().filter(|other| **other == name).count();
         assert!(before <= 1, "slot {slot} is booked {before} times");
         let again = ann.book(slot).await.unwrap();
