@@ -16,6 +16,8 @@ use crate::{
 
 /// Nobody joins for so long: give up.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// What took longer counts as this.
+const LATENCY_US_MAX: u64 = 600_000_000;
 /// Tries of one connection.
 const TRIES_MAX: u8 = 5;
 
@@ -144,7 +146,7 @@ fn creators_first(roster: &Roster, which: &[usize]) -> VecDeque<usize> {
 
 /// A histogram of microseconds.
 pub fn latencies() -> Histogram<u64> {
-    Histogram::new(3).expect("three digits are allowed")
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("the bounds are in order and three digits are allowed")
 }
 
 struct Joiner<'a> {

@@ -93,26 +93,27 @@ impl Sample {
 
     /// What happened since an earlier sample; `server` is the root of the server's processes, if it runs here.
     pub fn since(&self, before: &Sample, server: Option<u32>) -> Usage {
-        let ticks_per_s = rustix::param::clock_ticks_per_second() as f64;
+        let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
         let servers = server.map(|root| self.tree(root)).unwrap_or_default();
         let client = std::process::id();
-        let mut usage = Usage {
-            seconds: self.at.duration_since(before.at).as_secs_f64(),
-            steal_s: self.steal.saturating_sub(before.steal) as f64 / ticks_per_s,
-            ..Usage::default()
+        let own_since = |stat: &Stat| stat.own.saturating_sub(before.processes.get(&stat.pid).map_or(0, |old| old.own));
+        let of_server = self.processes.values().filter(|stat| servers.contains(&stat.pid)).map(own_since).sum();
+        let of_client = self.processes.get(&client).map_or(0, own_since);
+        // The time of a process that has ended is found again in its parent's.
+        let others = |sample: &Sample| -> u64 {
+            let others = sample
+                .processes
+                .values()
+                .filter(|stat| !servers.contains(&stat.pid) && stat.pid != client);
+            others.filter(|stat| stat.parent != KTHREADD).map(|stat| stat.own + stat.reaped).sum()
         };
-        for (pid, stat) in &self.processes {
-            let (own, reaped) = before.processes.get(pid).map_or((0, 0), |old| (old.own, old.reaped));
-            let own = stat.own.saturating_sub(own) as f64 / ticks_per_s;
-            if servers.contains(pid) {
-                usage.server_cpu_s += own;
-            } else if *pid == client {
-                usage.client_cpu_s += own;
-            } else if stat.parent != KTHREADD {
-                usage.other_cpu_s += own + stat.reaped.saturating_sub(reaped) as f64 / ticks_per_s;
-            }
+        Usage {
+            seconds: self.at.duration_since(before.at).as_secs_f64(),
+            server_cpu_s: seconds(of_server),
+            client_cpu_s: seconds(of_client),
+            other_cpu_s: seconds(others(self).saturating_sub(others(before))),
+            steal_s: seconds(self.steal.saturating_sub(before.steal)),
         }
-        usage
     }
 }
 
