@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
-use serde_json::Value;
 
-use super::{packages, text};
-use crate::steps::root;
+use crate::steps::{cargo, output, root};
 
 /// The lists.
 struct Lists {
@@ -16,47 +14,61 @@ struct Lists {
 }
 
 /// Every package with a licence that is not allowed, and every one that is banned.
-pub fn problems(metadata: &Value) -> Result<Vec<String>> {
+pub fn problems() -> Result<Vec<String>> {
     let path = root().join("config/deny.toml");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let lists = Lists::parse(&text)?;
-    Ok(in_use(metadata).iter().flat_map(|package| lists.problems(package)).collect())
+    // `cargo metadata` names optional packages that no feature leads to; the tree does not.
+    let tree = output(cargo().args([
+        "tree",
+        "--workspace",
+        "--locked",
+        "--target",
+        "all",
+        "--prefix",
+        "depth",
+        "-f",
+        "|{p}|{l}",
+    ]))?;
+    Ok(in_use(&tree).iter().flat_map(|package| lists.problems(package)).collect())
 }
 
 /// A package that is built, with the names of those it uses.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Used<'a> {
     name: &'a str,
     licence: &'a str,
     uses: Vec<&'a str>,
 }
 
-/// What the resolved features lead to; the lock file names more.
-fn in_use(metadata: &Value) -> Vec<Used<'_>> {
-    let by_id: BTreeMap<&str, &Value> = packages(metadata).map(|package| (text(package, "id"), package)).collect();
-    let nodes: BTreeMap<&str, &Value> = array(&metadata["resolve"]["nodes"]).map(|node| (text(node, "id"), node)).collect();
-    let mut todo: Vec<&str> = array(&metadata["workspace_members"]).filter_map(Value::as_str).collect();
-    let mut seen = BTreeSet::new();
-    let mut used = Vec::new();
-    while let Some(id) = todo.pop() {
-        let (true, Some(package)) = (seen.insert(id), by_id.get(id)) else {
+/// The packages of a tree whose lines are `DEPTH|NAME VERSION …|LICENCE`; what was shown before ends with `(*)`.
+fn in_use(tree: &str) -> Vec<Used<'_>> {
+    let mut packages: BTreeMap<&str, Used<'_>> = BTreeMap::new();
+    let mut path: Vec<&str> = Vec::new();
+    for line in tree.lines() {
+        let mut parts = line.splitn(3, '|');
+        let (Some(depth), Some(package), Some(licence)) = (parts.next().and_then(|depth| depth.parse().ok()), parts.next(), parts.next()) else {
             continue;
         };
-        let next: Vec<&str> = nodes
-            .get(id)
-            .map_or_else(Vec::new, |node| array(&node["deps"]).map(|dep| text(dep, "pkg")).collect());
-        let uses = next.iter().filter_map(|id| by_id.get(id)).map(|package| text(package, "name")).collect();
-        used.push(Used {
-            name: text(package, "name"),
-            licence: text(package, "license"),
-            uses,
+        // Versions of one name are told apart: their licences may differ.
+        let package = package.split(" (").next().unwrap_or(package);
+        path.truncate(depth);
+        if let Some(parent) = path.last().and_then(|parent| packages.get_mut(parent)) {
+            parent.uses.push(name_of(package));
+        }
+        path.push(package);
+        let licence = licence.trim_end_matches("(*)").trim();
+        packages.entry(package).or_insert_with(|| Used {
+            name: name_of(package),
+            licence,
+            uses: Vec::new(),
         });
-        todo.extend(next);
     }
-    used
+    packages.into_values().collect()
 }
 
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
+fn name_of(package: &str) -> &str {
+    package.split(' ').next().unwrap_or(package)
 }
 
 impl Lists {
@@ -152,8 +164,6 @@ type Words<'a> = std::iter::Peekable<std::vec::IntoIter<&'a str>>;
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     const LISTS: &str = r#"
@@ -220,14 +230,18 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_built_is_looked_at() {
-        let package = |id: &str| json!({ "id": id, "name": id, "license": "MIT" });
-        let metadata = json!({
-            "packages": [package("ours"), package("serde"), package("ring")],
-            "workspace_members": ["ours"],
-            "resolve": { "nodes": [{ "id": "ours", "deps": [{ "pkg": "serde" }] }, { "id": "serde", "deps": [] }] },
-        });
-        let names: Vec<_> = in_use(&metadata).iter().map(|used| used.name).collect();
-        assert_eq!(names, ["ours", "serde"]);
+    fn a_tree_is_read() {
+        let tree = "0|ours v1.0.0 (/here)|MIT\n1|serde v1.0.1|MIT OR Apache-2.0\n2|core v1.0.0|MIT\n1|core v1.0.0|MIT (*)\n";
+        let of = |name, licence, uses: &[&'static str]| Used {
+            name,
+            licence,
+            uses: uses.to_vec(),
+        };
+        let expect = [
+            of("core", "MIT", &[]),
+            of("ours", "MIT", &["serde", "core"]),
+            of("serde", "MIT OR Apache-2.0", &["core"]),
+        ];
+        assert_eq!(in_use(tree), expect);
     }
 }

@@ -16,7 +16,7 @@ pub fn run() -> Result<()> {
         step("formatting", || run_program(cargo().args(["fmt", "--all", "--check"]))),
         rule("the repository's shape", shape::problems()),
         rule("arrows between crates", Ok(arrows::problems(&metadata))),
-        rule("licences and bans", licences::problems(&metadata)),
+        rule("licences and bans", licences::problems()),
         step("clippy", clippy),
     ];
     let broken = results
