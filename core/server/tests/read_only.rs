@@ -45,7 +45,11 @@ async fn a_full_disk_makes_the_server_read_only_until_there_is_space() {
     let server = world.start().await;
     let ann = rest(&server, "ann").await;
     for id in acked {
-        assert_eq!(ann.get(&format!("/api/messages/{id}")).await.unwrap().status, 200, "{id} was acknowledged");
+        assert_eq!(
+            ann.get(&format!("/api/messages/{id}")).await.unwrap().status,
+            200,
+            "{id} was acknowledged"
+        );
     }
     assert_eq!(ann.post(&path, json!({"content": "space", "type": "text"})).await.unwrap().status, 201);
 }

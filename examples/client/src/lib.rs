@@ -6,6 +6,6 @@ mod rest;
 mod server;
 mod socket;
 
-pub use server::Server;
 pub use rest::{Answer, Rest};
+pub use server::Server;
 pub use socket::{Refused, Socket};

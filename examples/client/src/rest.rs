@@ -52,7 +52,10 @@ impl Answer {
 impl Rest {
     /// A client of the server at `address` (`127.0.0.1:3001`).
     pub fn new(address: impl Into<String>, token: Option<&str>) -> Rest {
-        Rest { address: address.into(), token: token.map(str::to_owned) }
+        Rest {
+            address: address.into(),
+            token: token.map(str::to_owned),
+        }
     }
 
     /// `GET`.
@@ -94,7 +97,9 @@ impl Rest {
     }
 
     async fn exchange(&self, method: &str, path: &str, body: Option<Value>, headers: &[(&str, &str)]) -> Result<Exchanged> {
-        let stream = TcpStream::connect(&self.address).await.with_context(|| format!("connecting to {}", self.address))?;
+        let stream = TcpStream::connect(&self.address)
+            .await
+            .with_context(|| format!("connecting to {}", self.address))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, &self.address);
@@ -111,9 +116,13 @@ impl Rest {
             }
             None => Bytes::new(),
         };
-        let response = sender.send_request(request.body(Full::new(bytes))?).await.with_context(|| format!("{method} {path}"))?;
+        let response = sender
+            .send_request(request.body(Full::new(bytes))?)
+            .await
+            .with_context(|| format!("{method} {path}"))?;
         let status = response.status().as_u16();
-        let pair = |(name, value): (&header::HeaderName, &header::HeaderValue)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned());
+        let pair =
+            |(name, value): (&header::HeaderName, &header::HeaderValue)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned());
         let headers = response.headers().iter().map(pair).collect();
         let bytes = response.into_body().collect().await?.to_bytes();
         driver.abort();

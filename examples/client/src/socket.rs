@@ -76,7 +76,11 @@ impl Socket {
             .header("Sec-WebSocket-Protocol", "msg.v1.json")
             .body(Empty::<Bytes>::new())?;
         let (ws, _) = handshake::client(&Executor, request, stream).await?;
-        Ok(Socket { ws: FragmentCollector::new(ws), next_id: 1, waiting: VecDeque::new() })
+        Ok(Socket {
+            ws: FragmentCollector::new(ws),
+            next_id: 1,
+            waiting: VecDeque::new(),
+        })
     }
 
     /// Sends a request and waits for its answer; what comes in between is kept for [`Socket::next`].
@@ -123,7 +127,9 @@ impl Socket {
 
     /// The next durable event of this name.
     pub async fn event(&mut self, name: &str) -> Result<Value> {
-        self.next_where(|frame| frame["t"] == "ev" && frame["n"] == name).await.with_context(|| format!("waiting for {name}"))
+        self.next_where(|frame| frame["t"] == "ev" && frame["n"] == name)
+            .await
+            .with_context(|| format!("waiting for {name}"))
     }
 
     async fn write(&mut self, frame: &Value) -> Result<()> {

@@ -97,9 +97,16 @@ impl Story {
 
     async fn talk(&self, buyer: &mut Socket, conversation: &str) -> Result<()> {
         step("a text each way, by WebSocket and by REST");
-        let sent = buyer.request(json!({"t": "send", "c": conversation, "k": "hello-1", "n": "text", "d": {"content": "Hello <b>Bob</b> & co"}})).await?;
-        let again = buyer.request(json!({"t": "send", "c": conversation, "k": "hello-1", "n": "text", "d": {"content": "Hello <b>Bob</b> & co"}})).await?;
-        ensure!(again["mid"] == sent["mid"] && again["dup"] == true, "a retry gets the first answer: {again}");
+        let sent = buyer
+            .request(json!({"t": "send", "c": conversation, "k": "hello-1", "n": "text", "d": {"content": "Hello <b>Bob</b> & co"}}))
+            .await?;
+        let again = buyer
+            .request(json!({"t": "send", "c": conversation, "k": "hello-1", "n": "text", "d": {"content": "Hello <b>Bob</b> & co"}}))
+            .await?;
+        ensure!(
+            again["mid"] == sent["mid"] && again["dup"] == true,
+            "a retry gets the first answer: {again}"
+        );
         let event = buyer.event("message.created").await?;
         ensure!(event["d"]["content"] == "Hello <b>Bob</b> & co", "byte-exact: {event}");
         let path = format!("/api/conversations/{conversation}/messages");
@@ -113,7 +120,11 @@ impl Story {
     async fn offer(&self, buyer: &mut Socket, conversation: &str) -> Result<()> {
         step("a service offer, filled in from the seller's package, accepted by the buyer only");
         let path = format!("/api/conversations/{conversation}/messages/service-offer");
-        let offer = self.seller.post(&path, json!({"servicePackageId": "massage", "message": "for you"})).await?.ok()?;
+        let offer = self
+            .seller
+            .post(&path, json!({"servicePackageId": "massage", "message": "for you"}))
+            .await?
+            .ok()?;
         ensure!(offer["content"] == "Service proposé: Massage Relaxant", "{offer}");
         ensure!(offer["metadata"]["price"] == 80 && offer["metadata"]["status"] == "open", "{offer}");
         let unknown = self.seller.post(&path, json!({"servicePackageId": "nothing"})).await?;
@@ -122,7 +133,9 @@ impl Story {
         let command = format!("/api/conversations/{conversation}/commands/offer.accept");
         let own = self.seller.post(&command, accept.clone()).await?;
         ensure!(own.code() == "plugin_rejected", "only the addressee accepts: {own:?}");
-        buyer.request(json!({"t": "call", "n": "offer.accept", "c": conversation, "d": accept})).await?;
+        buyer
+            .request(json!({"t": "call", "n": "offer.accept", "c": conversation, "d": accept}))
+            .await?;
         let edited = buyer.event("message.edited").await?;
         ensure!(edited["d"]["metadata"]["status"] == "accepted", "{edited}");
         Ok(())
@@ -147,12 +160,16 @@ impl Story {
 
     async fn receipts(&self, buyer: &mut Socket, conversation: &str) -> Result<()> {
         step("read receipts: the seller reads, the buyer sees it");
-        let sent = buyer.request(json!({"t": "send", "c": conversation, "k": "hello-2", "n": "text", "d": {"content": "see you"}})).await?;
+        let sent = buyer
+            .request(json!({"t": "send", "c": conversation, "k": "hello-2", "n": "text", "d": {"content": "see you"}}))
+            .await?;
         let unread = self.seller.get(&format!("/api/conversations/{conversation}/unread-count")).await?.ok()?;
         ensure!(unread["unreadCount"].as_u64() >= Some(1), "{unread}");
         let message = sent["mid"].as_str().context("the ack has a message id")?;
         self.seller.post(&format!("/api/messages/{message}/read"), json!({})).await?.ok()?;
-        buyer.next_where(|frame| frame["t"] == "mark" && frame["read"].as_u64() >= sent["s"].as_u64()).await?;
+        buyer
+            .next_where(|frame| frame["t"] == "mark" && frame["read"].as_u64() >= sent["s"].as_u64())
+            .await?;
         let unread = self.seller.get(&format!("/api/conversations/{conversation}/unread-count")).await?.ok()?;
         ensure!(unread["unreadCount"] == 0, "{unread}");
         let reads = self.buyer.get(&format!("/api/messages/{message}/reads")).await?.ok()?;
@@ -166,7 +183,10 @@ impl Story {
         let seen = self.head(conversation).await?;
         drop(buyer);
         for n in 0..20 {
-            self.seller.post(&path, json!({"content": format!("while you were away {n}"), "type": "text"})).await?.ok()?;
+            self.seller
+                .post(&path, json!({"content": format!("while you were away {n}"), "type": "text"}))
+                .await?
+                .ok()?;
         }
         let mut buyer = Socket::connect(&self.address, &self.buyer_token, json!({"cur": {conversation: seen}})).await?;
         for n in 0..20 {
@@ -181,7 +201,11 @@ impl Story {
     async fn head(&self, conversation: &str) -> Result<u64> {
         let mut after = 0;
         loop {
-            let page = self.buyer.get(&format!("/api/conversations/{conversation}/events?after={after}")).await?.ok()?;
+            let page = self
+                .buyer
+                .get(&format!("/api/conversations/{conversation}/events?after={after}"))
+                .await?
+                .ok()?;
             let events = page["events"].as_array().context("a page of events")?;
             match events.last().and_then(|event| event["seq"].as_u64()) {
                 Some(seq) => after = seq,
@@ -195,7 +219,11 @@ impl Story {
         let mut page = Value::Null;
         for _ in 0..100 {
             page = self.seller.get("/api/notifications").await?.ok()?;
-            let has = |topic: &str| page["notifications"].as_array().is_some_and(|list| list.iter().any(|one| one["type"] == topic));
+            let has = |topic: &str| {
+                page["notifications"]
+                    .as_array()
+                    .is_some_and(|list| list.iter().any(|one| one["type"] == topic))
+            };
             if has("MESSAGE_RECEIVED") && has("CHAT_CREATED") {
                 break;
             }
