@@ -366,7 +366,7 @@ impl Engine {
         }
     }
 
-    /// Waits until the feeds have done everything that is committed and no timer is due, at most `within`. `false` when that
+    /// Waits until everything staged is written and published, the feeds have done it and no timer is due, at most `within`. `false` when that
     /// was not enough: somebody goes on writing, or a plugin keeps failing. Marks that wait to be merged do not count.
     pub async fn settle(&self, within: Duration) -> bool {
         let settled = async {
@@ -386,9 +386,9 @@ impl Engine {
         let mut tails = Vec::new();
         for lane in &self.inner.lanes {
             let tail = self.inner.store.tail(lane.shard).await?;
-            lane.news.timers.notify_one(); // the clock may have been moved by hand
+            lane.hurry(); // the clock may have been moved by hand, and feeds are told only of what matters to them
             let due = self.inner.store.timers_due(lane.shard, self.inner.clock.now(), 1).await?;
-            if !due.is_empty() || !feeds::are_at(&self.inner, lane.shard, tail.pos) {
+            if !due.is_empty() || !lane.is_idle() || !feeds::are_at(&self.inner, lane.shard, tail.pos) {
                 return Ok(false);
             }
             tails.push(tail);

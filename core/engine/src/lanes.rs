@@ -69,6 +69,7 @@ pub(crate) struct Lane {
     queue: Mutex<Queue>,
     wake: Condvar,
     committed: AtomicU64,
+    published: AtomicU64,
     failed: AtomicBool,
     bytes_max: usize,
     /// What is new for feeds: told after commits that matter to them.
@@ -89,6 +90,7 @@ impl Lane {
             }),
             wake: Condvar::new(),
             committed: AtomicU64::new(0),
+            published: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             bytes_max,
             news: News::default(),
@@ -114,6 +116,19 @@ impl Lane {
     /// The last ticket that is durable (or has been refused for ever).
     pub fn committed(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
+    }
+
+    /// Everything staged has been written, answered and published.
+    pub fn is_idle(&self) -> bool {
+        let queue = self.queue.lock();
+        queue.staged.is_empty() && self.published.load(Ordering::Acquire) >= queue.ticket
+    }
+
+    /// Makes everybody who reads the log look now.
+    pub fn hurry(&self) {
+        self.news.timers.notify_one();
+        self.news.outgoing.notify_one();
+        self.news.after.notify_waiters();
     }
 
     /// The store takes no writes now.
@@ -275,6 +290,7 @@ impl Writer {
         let ticket = group.last().map_or(0, |staged| staged.ticket);
         self.lane.committed.store(ticket, Ordering::Release);
         self.answer_and_publish(engine, group);
+        self.lane.published.store(ticket, Ordering::Release);
     }
 
     fn answer_and_publish(&self, engine: &Arc<Inner>, mut group: Vec<Staged>) {
@@ -354,6 +370,7 @@ impl Writer {
         self.metrics.store_failed.set(0.0);
         tracing::info!(shard = %self.lane.shard, "the store takes writes again");
         self.runtime.block_on(republish(engine, self.lane.shard, was));
+        self.lane.published.store(self.lane.committed(), Ordering::Release);
         self.lane.news.outgoing.notify_one();
         self.lane.news.after.notify_waiters();
     }
