@@ -116,6 +116,7 @@ async fn listeners_hear_everything_in_order() {
         .await
         .unwrap();
     world.send("ann", group, "bob is gone").await.unwrap();
+    eventually("bob hears that he left", async || bob.events(group).len() >= 51).await;
     let heard = bob.events(group);
     let seqs: Vec<u32> = heard.iter().map(|(seq, _)| *seq).collect();
     assert_eq!(seqs, (seqs[0]..seqs[0] + 51).collect::<Vec<_>>());

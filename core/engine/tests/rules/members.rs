@@ -65,6 +65,7 @@ async fn members_hear_the_history_of_their_spans() {
         })
         .await;
         for (user, expected) in spans(&world, id).await {
+            eventually("everything has arrived", async || listeners[user].events(id).len() >= expected.len()).await;
             assert_eq!(listeners[user].events(id), expected, "seed {seed}, {user}");
         }
         world.engine.shutdown().await;
@@ -87,7 +88,7 @@ async fn who_has_left_gets_writes_and_reads_nothing() {
         )
         .await
         .unwrap();
-    assert_eq!(*bob.ended.lock().unwrap(), [group], "his connections are told");
+    eventually("his connections are told", async || *bob.ended.lock().unwrap() == [group]).await;
     world.send("ann", group, "secret").await.unwrap();
     assert_eq!(bob.texts(group), ["mine"]);
     let actor = haggle_engine::Actor::user("bob", "rest");
