@@ -47,7 +47,7 @@ const FROM_THE_LOG: [Hook; 5] = [
 /// # struct Greeter;
 /// # impl AfterConversation for Greeter {
 /// #     fn after_conversation(&mut self, call: &Call, _: ConversationOp, conversation: Conversation) -> Result<(), Failure> {
-/// #         let greeting = config::get("greeting")?.unwrap_or_default();
+/// #         let greeting = config::get("greeting").unwrap_or_default();
 /// #         messages::send(&Draft::text(&conversation.id, greeting))?;
 /// #         Ok(())
 /// #     }

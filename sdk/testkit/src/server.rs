@@ -129,7 +129,11 @@ impl TestServer {
     }
 
     fn wait<T>(&self, future: impl Future<Output = T>) -> T {
-        self.runtime.as_ref().expect("it is there until the server is dropped").block_on(future)
+        self.runtime().block_on(future)
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it is there until the server is dropped")
     }
 
     /// Runs a command and everything that follows from it.
@@ -248,6 +252,27 @@ impl TestServer {
         answers
     }
 
+    /// Several users call commands at the same instant: (user, conversation, name, payload). The answers stand in the order of
+    /// the arguments.
+    pub fn commands_at_once(&self, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Result<Value, Refused>> {
+        let begun = calls.into_iter().map(|(user, conversation_id, name, payload)| {
+            let call = Command::Call {
+                name: name.into(),
+                conversation: Some(conversation(conversation_id)),
+                payload: payload.to_string(),
+            };
+            self.begin(Actor::user(user, "rest"), None, Ok(call))
+        });
+        let begun: Vec<_> = begun.collect();
+        let answers = begun.into_iter().map(|answer| {
+            let answer = self.wait(answer).expect("every command is answered")?.answer;
+            Ok(serde_json::from_str(&answer.unwrap_or_else(|| "null".into())).expect("a command answers JSON"))
+        });
+        let answers = answers.collect();
+        self.settle();
+        answers
+    }
+
     fn begin(
         &self,
         actor: Actor,
@@ -255,6 +280,8 @@ impl TestServer {
         command: Result<Command, Refused>,
     ) -> tokio::sync::oneshot::Receiver<Result<Outcome, Refused>> {
         let (done, answer) = tokio::sync::oneshot::channel();
+        // What does not wait runs in this thread, as in a transport's.
+        let _in_runtime = self.runtime().enter();
         match command {
             Ok(command) => {
                 let request = Request::new(actor, command).with_client_id(client_id);
