@@ -53,8 +53,8 @@ pub fn run(args: &[String]) -> Result<()> {
 fn build_server(release: bool) -> Result<PathBuf> {
     step("building the server", || {
         let mut build = cargo();
-        // The whole workspace, so that features and with them the built dependencies are those of the tests.
-        build.args(["build", "--locked", "--workspace", "--bins"]);
+        // Only the server, but with the features of the whole workspace: so what it builds on is that of the tests.
+        build.args(["build", "--locked", "--workspace", "--bin", "haggle"]);
         if release {
             build.arg("--release");
         }
@@ -117,7 +117,6 @@ pub fn announce(args: &[String]) -> Result<()> {
     let ann = token(binary, "ann", data)?;
     let bob = token(binary, "bob", data)?;
     let conversation = conversation(listen.parse().context("--listen is no address")?, &ann)?;
-    let binary = shortest(Path::new(binary));
     println!(
         "
 Haggle is ready.
@@ -157,13 +156,6 @@ fn conversation(listen: SocketAddr, token: &str) -> Result<String> {
 
 fn token(binary: &str, user: &str, data: &str) -> Result<String> {
     Ok(output(Command::new(binary).args(["token", user, "--data", data]))?.trim().to_owned())
-}
-
-/// Relative to where people are, if that is shorter.
-fn shortest(path: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(&here)
-        .map_or_else(|_| path.display().to_string(), |relative| relative.display().to_string())
 }
 
 fn wait_until_ready(admin: SocketAddr) -> Result<()> {
