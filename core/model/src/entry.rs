@@ -59,7 +59,12 @@ pub struct Effects {
 impl Effects {
     /// Nothing is changed.
     pub fn is_empty(&self) -> bool {
-        self.kv.is_empty() && self.timers.is_empty() && self.outgoing.is_empty() && self.mark.is_none() && self.reservations.is_empty() && self.answer.is_none()
+        self.kv.is_empty()
+            && self.timers.is_empty()
+            && self.outgoing.is_empty()
+            && self.mark.is_none()
+            && self.reservations.is_empty()
+            && self.answer.is_none()
     }
 }
 

@@ -90,7 +90,10 @@ impl ErrorCode {
 
     /// Whether the same request may succeed later without a change.
     pub fn is_retryable(self) -> bool {
-        matches!(self, ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::ReadOnly | ErrorCode::PluginError)
+        matches!(
+            self,
+            ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::ReadOnly | ErrorCode::PluginError
+        )
     }
 }
 

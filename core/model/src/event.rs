@@ -420,7 +420,10 @@ impl Event {
 
     /// Whether the event takes a place in its conversation's order.
     pub fn is_sequenced(&self) -> bool {
-        !matches!(self, Event::Noop | Event::Marked { .. } | Event::Effects | Event::Void(_) | Event::Owner(_))
+        !matches!(
+            self,
+            Event::Noop | Event::Marked { .. } | Event::Effects | Event::Void(_) | Event::Owner(_)
+        )
     }
 
     /// The seq of the message this event is about, given the seq of the event itself.
@@ -447,7 +450,10 @@ impl Event {
         };
         match self {
             Event::MessageCreated(content) => Event::MessageCreated(blank(content)),
-            Event::MessageEdited { target, content } => Event::MessageEdited { target: *target, content: blank(content) },
+            Event::MessageEdited { target, content } => Event::MessageEdited {
+                target: *target,
+                content: blank(content),
+            },
             other => other.clone(),
         }
     }

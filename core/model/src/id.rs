@@ -96,7 +96,11 @@ impl FromStr for MessageId {
 
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
         let (key, seq) = parse_hex(text)?;
-        if seq == 0 { Err(ParseIdError) } else { Ok(ConversationId(key).message(seq)) }
+        if seq == 0 {
+            Err(ParseIdError)
+        } else {
+            Ok(ConversationId(key).message(seq))
+        }
     }
 }
 
@@ -128,7 +132,13 @@ impl CommandId {
 
     /// The id of what a consumer writes for the entry at `pos`, item `index`: a second delivery has the same id.
     pub fn of_feed(consumer: &str, shard: Shard, pos: Pos, index: u32) -> CommandId {
-        Self::hash(&[b"feed", consumer.as_bytes(), &shard.0.to_be_bytes(), &pos.0.to_be_bytes(), &index.to_be_bytes()])
+        Self::hash(&[
+            b"feed",
+            consumer.as_bytes(),
+            &shard.0.to_be_bytes(),
+            &pos.0.to_be_bytes(),
+            &index.to_be_bytes(),
+        ])
     }
 
     /// The id made of any named parts.
@@ -258,7 +268,14 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in ["", "0", "0123456789ABCDEF00000007", "0123456789abcdef0000000g", "0123456789abcdef000000070", "+123456789abcdef00000007"] {
+        for text in [
+            "",
+            "0",
+            "0123456789ABCDEF00000007",
+            "0123456789abcdef0000000g",
+            "0123456789abcdef000000070",
+            "+123456789abcdef00000007",
+        ] {
             assert_eq!(text.parse::<MessageId>(), Err(ParseIdError), "{text}");
         }
         assert!("0123456789abcdef00000000".parse::<MessageId>().is_err(), "seq 0 is the conversation");

@@ -20,7 +20,7 @@ pub use error::ErrorCode;
 pub use event::{Content, ConversationCreated, ConversationKind, ConversationUpdate, Decider, Event, Profile, Role};
 pub use id::{CommandId, ConversationId, MessageId, ParseIdError, PluginId, Pos, Seq, Shard, UserId};
 pub use limits::Limits;
-pub use state::{unread, Marks};
+pub use state::{Marks, unread};
 
 /// Milliseconds since the Unix epoch: the wall clock that people see.
 pub type Millis = i64;

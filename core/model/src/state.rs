@@ -13,7 +13,10 @@ pub struct Marks {
 
 /// What is unread: `head_n - read_n - own - deleted`, never below 0.
 pub fn unread(marks: Marks, head_n: u32) -> u32 {
-    head_n.saturating_sub(marks.read_n).saturating_sub(marks.own).saturating_sub(marks.deleted)
+    head_n
+        .saturating_sub(marks.read_n)
+        .saturating_sub(marks.own)
+        .saturating_sub(marks.deleted)
 }
 
 #[cfg(test)]
