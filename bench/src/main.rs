@@ -147,14 +147,12 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Run { workloads, common } => {
             let workloads = named(&workloads)?;
             let options = options(&common)?;
-            show(&common, &mut |report| {
-                workloads.iter().try_for_each(|workload| workload.run(&options, report))
-            })
+            show(&common, |report| workloads.iter().try_for_each(|workload| workload.run(&options, report)))
         }
         Command::Compare { a, b, workloads, common } => run_compare(&a, &b, &named(&workloads)?, &common),
         Command::Smoke { common } => {
             let options = smoke_options(&common)?;
-            show(&common, &mut |report| workloads::smoke(&options, report))
+            show(&common, |report| workloads::smoke(&options, report))
         }
         Command::List => {
             workloads::ALL
@@ -170,7 +168,7 @@ fn named(names: &[String]) -> Result<Vec<&'static Workload>> {
 }
 
 /// Prints rows as they come, then writes them; fails if one is void.
-fn show(common: &Common, run: &mut dyn FnMut(&mut dyn FnMut(Row)) -> Result<()>) -> Result<ExitCode> {
+fn show(common: &Common, run: impl FnOnce(&mut dyn FnMut(Row)) -> Result<()>) -> Result<ExitCode> {
     eprintln!("{}", procfs::machine());
     let mut rows = Vec::new();
     let result = run(&mut |row| print(&mut rows, row, ""));
