@@ -86,9 +86,11 @@ async fn what_is_staged_on_top_fails_too(when: When) {
     let bob = world.connect("bob");
     world.faults.delay_appends(Duration::from_millis(20));
     world.faults.fail_append(2, broken(), when);
-    let answers: Vec<_> = (0..60)
-        .map(|n| world.submit("ann", Some(&format!("k{n}")), send(id, &format!("{n:02}"))))
-        .collect();
+    let appends = world.faults.appends();
+    let submit = |n: u32| world.submit("ann", Some(&format!("k{n}")), send(id, &format!("{n:02}")));
+    let mut answers = vec![submit(0)];
+    eventually("the first append runs", async || world.faults.appends() > appends).await;
+    answers.extend((1..60).map(submit));
     let mut acked = Vec::new();
     for (n, answer) in answers.into_iter().enumerate() {
         match answer.await.unwrap() {
