@@ -48,7 +48,8 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
     // The median: one start may meet a busy machine.
     assert!(starts[ROUNDS / 2] < SERVING_MAX, "serving again after {starts:?}");
     let server = world.start().await;
-    let total = check(&server, &acked.lock().unwrap().clone()).await;
+    let acked = acked.lock().unwrap().clone();
+    let total = check(&server, &acked).await;
     assert!(total > ROUNDS * WRITERS, "there was load: {total} messages acknowledged");
 }
 

@@ -55,33 +55,40 @@ impl Server {
         let data = data.to_str().expect("a plain path");
         let mut command = haggle(&["serve", "--data", data, "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         command.env("HAGGLE__AUTH__DEV", "true").envs(env.iter().copied()).stdout(Stdio::piped());
-        let mut child = command.spawn().expect("the binary runs");
-        let mut lines = BufReader::new(child.stdout.take().expect("piped"));
-        let mut log = Vec::new();
+        let child = command.spawn().expect("the binary runs");
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut server = Server {
+            child,
+            clients: nowhere,
+            operators: nowhere,
+            log: Vec::new(),
+            rest: None,
+        };
+        let mut lines = BufReader::new(server.child.stdout.take().expect("piped"));
+        let serving = server.read_until_serving(&mut lines);
+        let address = |field: &str| serving[field].as_str().expect("an address").parse().expect("an address");
+        (server.clients, server.operators) = (address("clients"), address("operators"));
+        // Read on, so that the server never waits for us; kept for who asks.
+        server.rest = Some(std::thread::spawn(move || {
+            let mut rest = String::new();
+            let _ = lines.read_to_string(&mut rest);
+            rest
+        }));
+        server
+    }
+
+    fn read_until_serving(&mut self, lines: &mut impl BufRead) -> Value {
         loop {
             let mut line = String::new();
             assert!(
                 lines.read_line(&mut line).expect("a log line") > 0,
-                "the server ended before it served: {log:#?}"
+                "the server ended before it served: {:#?}",
+                self.log
             );
-            log.push(line.clone());
             let entry: Value = serde_json::from_str(&line).expect("logs are JSON where there is no terminal");
+            self.log.push(line);
             if entry["message"] == "serving" {
-                let address = |field: &str| entry[field].as_str().expect("an address").parse().expect("an address");
-                let (clients, operators) = (address("clients"), address("operators"));
-                // Read on, so that the server never waits for us; kept for who asks.
-                let rest = std::thread::spawn(move || {
-                    let mut rest = String::new();
-                    let _ = lines.read_to_string(&mut rest);
-                    rest
-                });
-                return Server {
-                    child,
-                    clients,
-                    operators,
-                    log,
-                    rest: Some(rest),
-                };
+                return entry;
             }
         }
     }

@@ -35,7 +35,11 @@ pub fn problems() -> Result<Vec<String>> {
 }
 
 fn tracked() -> Result<Vec<String>> {
-    let list = output(std::process::Command::new("git").args(["ls-files"]).current_dir(root()))?;
+    let list = output(
+        std::process::Command::new("git")
+            .args(["-c", "safe.directory=*", "ls-files"])
+            .current_dir(root()),
+    )?;
     Ok(list.lines().map(str::to_owned).collect())
 }
 
