@@ -419,6 +419,9 @@ impl Engine {
         if let Err(error) = closed {
             tracing::error!(%error, "a lane did not close");
         }
+        for lane in &inner.lanes {
+            lane.publisher_ended().await;
+        }
         feeds::save(&inner).await;
         presence::save(&inner).await;
     }

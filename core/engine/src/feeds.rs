@@ -115,12 +115,16 @@ pub(crate) fn are_at(engine: &Inner, shard: Shard, pos: Pos) -> bool {
             .all(|consumer| is_at(&consumer_of(&consumer.plugin)))
 }
 
-async fn read(engine: &Inner, shard: Shard, after: Pos) -> Vec<(Pos, Arc<Entry>)> {
+/// The next entries, without a read of the store where they have just been written.
+async fn read(engine: &Inner, lane: &Lane, after: Pos) -> Vec<(Pos, Arc<Entry>)> {
+    if let Some(entries) = lane.recent(after, BATCH) {
+        return entries;
+    }
     loop {
-        match engine.store.read(shard, after, BATCH).await {
+        match engine.store.read(lane.shard, after, BATCH).await {
             Ok(entries) => return entries,
             Err(error) => {
-                tracing::error!(%shard, %after, %error, "a feed cannot read the log");
+                tracing::error!(shard = %lane.shard, %after, %error, "a feed cannot read the log");
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         }
@@ -136,6 +140,9 @@ trait Consumer: Send + Sync + 'static {
 
     /// When there may be something new.
     fn news<'a>(&self, lane: &'a Lane) -> Notified<'a>;
+
+    /// Up to where there is nothing for this consumer after `pos`, if that is known without reading.
+    fn nothing_until(&self, lane: &Lane, pos: Pos) -> Option<Pos>;
 
     /// What an entry asks for: the conversation that waits when it cannot be done, and which part of the entry it is.
     fn jobs(&self, engine: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)>;
@@ -217,12 +224,15 @@ async fn feed(engine: Arc<Inner>, lane: Arc<Lane>, consumer: Arc<impl Consumer>,
     let (shard, name) = (lane.shard, consumer.name());
     let mut held: Holdings = cursor.held.iter().map(|held| (held.conversation, Holding::new(held.from))).collect();
     loop {
-        catch_up(&engine, &consumer, shard, cursor.pos, &mut held).await;
+        catch_up(&engine, &consumer, &lane, cursor.pos, &mut held).await;
         let news = consumer.news(&lane);
         let entries = if held.len() > HELD_MAX {
             Vec::new()
+        } else if let Some(end) = consumer.nothing_until(&lane, cursor.pos) {
+            cursor.pos = end;
+            Vec::new()
         } else {
-            read(&engine, shard, cursor.pos).await
+            read(&engine, &lane, cursor.pos).await
         };
         match entries.last().map(|(last, _)| *last) {
             Some(last) => {
@@ -348,7 +358,7 @@ async fn run_in_order(
 }
 
 /// Tries held conversations whose time has come; each catches up to where the feed is.
-async fn catch_up<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, shard: Shard, upto: Pos, held: &mut Holdings) {
+async fn catch_up<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, lane: &Lane, upto: Pos, held: &mut Holdings) {
     let now = Instant::now();
     let mut due: Holdings = held
         .iter()
@@ -360,7 +370,7 @@ async fn catch_up<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, shard: Sh
     };
     let mut after = Pos(first.0.saturating_sub(1));
     while after < upto && !due.is_empty() {
-        let mut entries = read(engine, shard, after).await;
+        let mut entries = read(engine, lane, after).await;
         let Some((last, _)) = entries.last() else { break };
         after = *last;
         entries.retain(|(pos, _)| *pos <= upto);
@@ -368,7 +378,7 @@ async fn catch_up<C: Consumer>(engine: &Arc<Inner>, consumer: &Arc<C>, shard: Sh
             due.get(&conversation)
                 .is_some_and(|holding| (place.pos, place.index) >= (holding.from, holding.index))
         };
-        let jobs = jobs_by_conversation(engine, &**consumer, shard, &entries, wanted);
+        let jobs = jobs_by_conversation(engine, &**consumer, lane.shard, &entries, wanted);
         let tried: Vec<ConversationId> = jobs.keys().copied().collect();
         let stopped = run_all(engine, consumer, jobs, &due).await;
         for conversation in tried {
@@ -395,6 +405,10 @@ impl Consumer for Carrier {
 
     fn news<'a>(&self, lane: &'a Lane) -> Notified<'a> {
         lane.news.outgoing.notified()
+    }
+
+    fn nothing_until(&self, lane: &Lane, pos: Pos) -> Option<Pos> {
+        lane.nothing_outgoing_after(pos)
     }
 
     fn jobs(&self, engine: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)> {
@@ -568,6 +582,10 @@ impl Consumer for Teller {
 
     fn news<'a>(&self, lane: &'a Lane) -> Notified<'a> {
         lane.news.after.notified()
+    }
+
+    fn nothing_until(&self, _: &Lane, _: Pos) -> Option<Pos> {
+        None
     }
 
     fn jobs(&self, _: &Inner, entry: &Entry) -> Vec<(ConversationId, u32)> {

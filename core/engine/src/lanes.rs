@@ -1,9 +1,14 @@
-//! The single writer of a shard: takes what is staged, appends it in one durable step, answers, publishes.
+//! The single writer of a shard: takes what is staged, appends it in one durable step; then its publisher answers and publishes.
 //!
 //! A lane is a thread of its own and waits for no timer: the next commit starts when the last one ends, with whatever has been
-//! staged meanwhile.
+//! staged meanwhile. It sleeps when nothing is staged; the first thing staged after that wakes it once the tasks that are ready
+//! have run, so that what they stage is in the same commit.
+//!
+//! What is committed goes to the publisher, one task on the runtime: the thread crosses over once per commit, and connections
+//! are woken from where they run.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -14,6 +19,10 @@ use std::{
 use haggle_model::{Address, Entry, ErrorCode, Event, Micros, Pos, Shard};
 use haggle_store::{AppendError, Tail};
 use parking_lot::{Condvar, Mutex};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::{JoinHandle, yield_now},
+};
 
 use crate::{
     Inner, Outcome, Refusal, Reply,
@@ -25,6 +34,13 @@ use crate::{
 
 /// Entries of one group commit. More wait for the next.
 const GROUP_ENTRIES_MAX: usize = 4_096;
+/// Commits that wait to be published; while more would, the lane waits.
+const UNPUBLISHED_MAX: usize = 4;
+/// Commands that are answered and published before other tasks get their turn.
+const PUBLISHED_AT_ONCE: usize = 256;
+/// Entries that feeds find in memory, and their bytes.
+const RECENT_ENTRIES_MAX: usize = 4_096;
+const RECENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long the lane waits before it tries a failed store again.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -55,12 +71,63 @@ struct Queue {
 #[derive(Default)]
 pub(crate) struct News {
     /// Something is for another conversation.
-    pub outgoing: tokio::sync::Notify,
+    pub outgoing: Notify,
     /// Something was written, and there are plugins with after-hooks.
-    pub after: tokio::sync::Notify,
+    pub after: Notify,
     /// A timer was set or removed.
-    pub timers: tokio::sync::Notify,
+    pub timers: Notify,
     pub has_consumers: AtomicBool,
+}
+
+/// The end of the log as feeds need it, so that they read only what may concern them.
+#[derive(Default)]
+struct Recent {
+    /// Everything up to here is durable.
+    end: Pos,
+    /// The last entry with an item for another conversation stands here or before.
+    outgoing: Pos,
+    /// The entries up to `end`, where there are plugins with after-hooks.
+    entries: VecDeque<(Arc<Entry>, usize)>,
+    bytes: usize,
+}
+
+impl Recent {
+    fn push(&mut self, entry: &Arc<Entry>, bytes: usize, keep: bool) {
+        self.end = self.end.next();
+        if !entry.effects.outgoing.is_empty() {
+            self.outgoing = self.end;
+        }
+        if !keep {
+            return self.forget();
+        }
+        self.entries.push_back((entry.clone(), bytes));
+        self.bytes += bytes;
+        while self.entries.len() > RECENT_ENTRIES_MAX || self.bytes > RECENT_BYTES_MAX {
+            let Some((_, bytes)) = self.entries.pop_front() else { return };
+            self.bytes -= bytes;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+    }
+
+    /// Entries after `after`, if all of them are here.
+    fn after(&self, after: Pos, limit: usize) -> Option<Vec<(Pos, Arc<Entry>)>> {
+        let first = self.end.0 + 1 - self.entries.len() as u64;
+        let skip = (after.0 + 1).checked_sub(first)?;
+        let entries = self.entries.iter().skip(skip as usize).take(limit);
+        Some((after.0 + 1..).map(Pos).zip(entries.map(|(entry, _)| entry.clone())).collect())
+    }
+}
+
+/// What the publisher does next.
+enum Committed {
+    /// Answers and publishes what is durable now; `ticket` is that of its last.
+    Group { staged: Vec<Staged>, ticket: u64 },
+    /// Publishes what an append wrote although it failed.
+    Found { after: Pos, ticket: u64 },
 }
 
 /// One shard's writer.
@@ -68,13 +135,17 @@ pub(crate) struct Lane {
     pub shard: Shard,
     queue: Mutex<Queue>,
     wake: Condvar,
+    /// Something was staged while the thread sleeps.
+    first: Notify,
     committed: AtomicU64,
     published: AtomicU64,
     failed: AtomicBool,
     bytes_max: usize,
     /// What is new for feeds: told after commits that matter to them.
     pub news: News,
+    recent: Mutex<Recent>,
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
+    publisher: Mutex<Option<JoinHandle<()>>>,
 }
 
 type Unsent = (Entry, Option<Box<haggle_store::MessageRow>>);
@@ -89,22 +160,34 @@ impl Lane {
                 ..Queue::default()
             }),
             wake: Condvar::new(),
+            first: Notify::new(),
             committed: AtomicU64::new(0),
             published: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             bytes_max,
             news: News::default(),
+            // What stands in the log already may be for other conversations.
+            recent: Mutex::new(Recent {
+                end: tail.pos,
+                outgoing: tail.pos,
+                ..Recent::default()
+            }),
             thread: Mutex::new(None),
+            publisher: Mutex::new(None),
         })
     }
 
-    /// Starts the writer thread.
+    /// Starts the writer thread and its publisher.
     pub fn start(self: &Arc<Self>, engine: &Arc<Inner>, tail: Tail) {
+        let (to_publish, committed) = mpsc::channel(UNPUBLISHED_MAX);
+        engine.spawn_until_closed(wake_when_ready_tasks_ran(self.clone()));
+        *self.publisher.lock() = Some(engine.runtime.spawn(publish_all(self.clone(), Arc::downgrade(engine), committed)));
         let writer = Writer {
             lane: self.clone(),
             engine: Arc::downgrade(engine),
             runtime: engine.runtime.clone(),
             metrics: engine.metrics.clone(),
+            to_publish,
             tail,
         };
         let thread = std::thread::Builder::new()
@@ -185,8 +268,19 @@ impl Lane {
     fn put(&self, queue: &mut Queue, staged: Staged) {
         queue.staged.push(staged);
         if std::mem::take(&mut queue.parked) {
-            self.wake.notify_one();
+            self.first.notify_one();
         }
+    }
+
+    /// Up to where the log is durable, if nothing after `pos` up to there is for another conversation.
+    pub fn nothing_outgoing_after(&self, pos: Pos) -> Option<Pos> {
+        let recent = self.recent.lock();
+        (recent.outgoing <= pos && pos < recent.end).then_some(recent.end)
+    }
+
+    /// Entries after `after`, at most `limit`, if all of them are in memory.
+    pub fn recent(&self, after: Pos, limit: usize) -> Option<Vec<(Pos, Arc<Entry>)>> {
+        self.recent.lock().after(after, limit)
     }
 
     fn refuses(&self, queue: &Queue) -> Option<Refusal> {
@@ -202,7 +296,17 @@ impl Lane {
         }
     }
 
-    /// Writes what is staged, then ends the thread.
+    /// Waits until everything that the thread has committed is answered and published; after [`Lane::close`].
+    pub async fn publisher_ended(&self) {
+        let publisher = self.publisher.lock().take();
+        if let Some(publisher) = publisher
+            && let Err(error) = publisher.await
+        {
+            tracing::error!(%error, "a lane's publisher ended early");
+        }
+    }
+
+    /// Writes what is staged, then ends the thread. Blocks.
     pub fn close(&self) {
         {
             let mut queue = self.queue.lock();
@@ -253,11 +357,21 @@ fn now_micros() -> Micros {
         .map_or(0, |since| since.as_micros() as Micros)
 }
 
+/// Lets the thread begin when the tasks that are ready have run: what they stage is in the same commit.
+async fn wake_when_ready_tasks_ran(lane: Arc<Lane>) {
+    loop {
+        lane.first.notified().await;
+        yield_now().await;
+        lane.wake.notify_one();
+    }
+}
+
 struct Writer {
     lane: Arc<Lane>,
     engine: Weak<Inner>,
     runtime: tokio::runtime::Handle,
     metrics: Arc<Metrics>,
+    to_publish: mpsc::Sender<Committed>,
     tail: Tail,
 }
 
@@ -286,41 +400,25 @@ impl Writer {
             }
             self.metrics.commit_seconds.record(started.elapsed().as_secs_f64());
             self.metrics.commit_entries.record(count as f64);
+            self.remember(&group);
         }
         let ticket = group.last().map_or(0, |staged| staged.ticket);
         self.lane.committed.store(ticket, Ordering::Release);
-        self.answer_and_publish(engine, group);
-        self.lane.published.store(ticket, Ordering::Release);
+        self.publish(Committed::Group { staged: group, ticket });
     }
 
-    fn answer_and_publish(&self, engine: &Arc<Inner>, mut group: Vec<Staged>) {
-        let (mut outgoing, mut timers, mut wrote) = (false, false, false);
-        for staged in &mut group {
-            if let Some((reply, answer)) = staged.reply.take() {
-                reply(answer);
-            }
-        }
+    fn remember(&self, group: &[Staged]) {
+        let keep = self.lane.news.has_consumers.load(Ordering::Relaxed);
+        let mut recent = self.lane.recent.lock();
         for staged in group {
-            for entry in staged.entries {
-                wrote = true;
-                outgoing |= !entry.entry.effects.outgoing.is_empty();
-                timers |= !entry.entry.effects.timers.is_empty();
-                self.metrics.committed(&entry.entry.event);
-                publish::entry(&engine.hub, &staged.conversation, entry, engine.limits.shared_marks_participants_max);
-            }
-            for emit in staged.emits {
-                publish::emit(&engine.hub, emit);
-            }
+            let bytes = staged.bytes / staged.entries.len().max(1);
+            staged.entries.iter().for_each(|staged| recent.push(&staged.entry, bytes, keep));
         }
-        if outgoing {
-            self.lane.news.outgoing.notify_one();
-        }
-        if timers {
-            self.lane.news.timers.notify_one();
-        }
-        if wrote && self.lane.news.has_consumers.load(Ordering::Relaxed) {
-            self.lane.news.after.notify_waiters();
-        }
+    }
+
+    fn publish(&self, committed: Committed) {
+        // The publisher ends before this thread only with its runtime; then nobody is left to be answered.
+        let _ = self.to_publish.blocking_send(committed);
     }
 
     /// Nothing of the group, and nothing staged on top of it, may be acknowledged; memory is reloaded from what is durable.
@@ -369,10 +467,14 @@ impl Writer {
         self.lane.failed.store(false, Ordering::Relaxed);
         self.metrics.store_failed.set(0.0);
         tracing::info!(shard = %self.lane.shard, "the store takes writes again");
-        self.runtime.block_on(republish(engine, self.lane.shard, was));
-        self.lane.published.store(self.lane.committed(), Ordering::Release);
-        self.lane.news.outgoing.notify_one();
-        self.lane.news.after.notify_waiters();
+        {
+            // What the failed append wrote after all, a feed reads from the log.
+            let mut recent = self.lane.recent.lock();
+            recent.forget();
+            (recent.end, recent.outgoing) = (self.tail.pos, self.tail.pos);
+        }
+        let ticket = self.lane.committed();
+        self.publish(Committed::Found { after: was, ticket });
     }
 
     /// Reopens the log and writes one entry that says nothing.
@@ -397,6 +499,61 @@ impl Writer {
             .append(self.lane.shard, tail, vec![Arc::new(noop)])
             .await
             .map_err(|error| error.to_string())
+    }
+}
+
+/// The publisher: answers every command of a commit, then publishes what it wrote, commit after commit.
+async fn publish_all(lane: Arc<Lane>, engine: Weak<Inner>, mut committed: mpsc::Receiver<Committed>) {
+    while let Some(next) = committed.recv().await {
+        let Some(engine) = engine.upgrade() else { return };
+        let ticket = match next {
+            Committed::Group { staged, ticket } => {
+                answer_and_publish(&lane, &engine, staged).await;
+                ticket
+            }
+            Committed::Found { after, ticket } => {
+                republish(&engine, lane.shard, after).await;
+                lane.news.outgoing.notify_one();
+                lane.news.after.notify_waiters();
+                ticket
+            }
+        };
+        lane.published.store(ticket, Ordering::Release);
+    }
+}
+
+async fn answer_and_publish(lane: &Lane, engine: &Inner, mut group: Vec<Staged>) {
+    let (mut outgoing, mut timers, mut wrote) = (false, false, false);
+    for (index, chunk) in group.chunks_mut(PUBLISHED_AT_ONCE).enumerate() {
+        if index > 0 {
+            yield_now().await;
+        }
+        for staged in chunk.iter_mut() {
+            if let Some((reply, answer)) = staged.reply.take() {
+                reply(answer);
+            }
+        }
+        for staged in chunk {
+            for entry in staged.entries.drain(..) {
+                wrote = true;
+                outgoing |= !entry.entry.effects.outgoing.is_empty();
+                timers |= !entry.entry.effects.timers.is_empty();
+                engine.metrics.committed(&entry.entry.event);
+                publish::entry(&engine.hub, &staged.conversation, entry, engine.limits.shared_marks_participants_max);
+            }
+            for emit in staged.emits.drain(..) {
+                publish::emit(&engine.hub, emit);
+            }
+        }
+    }
+    if outgoing {
+        lane.news.outgoing.notify_one();
+    }
+    if timers {
+        lane.news.timers.notify_one();
+    }
+    if wrote && lane.news.has_consumers.load(Ordering::Relaxed) {
+        lane.news.after.notify_waiters();
     }
 }
 
