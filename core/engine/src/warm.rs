@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, ConversationKind, Limits, Shard, UserId};
 use haggle_store::{SharedStore, StoreError};
 use papaya::HashMap;
@@ -24,7 +25,7 @@ const IDLE_MIN: Duration = Duration::from_secs(10);
 /// All conversations in memory.
 #[derive(Default)]
 pub(crate) struct Warm {
-    conversations: HashMap<ConversationId, Arc<Conversation>>,
+    conversations: HashMap<ConversationId, Arc<Conversation>, RandomState>,
 }
 
 impl Warm {
@@ -92,67 +93,32 @@ impl Warm {
     }
 }
 
-/// What is read to make a conversation warm.
-pub(crate) struct Loaded {
+/// What a conversation gets when it becomes warm.
+pub(crate) struct Warmed {
     pub state: State,
     pub kind: ConversationKind,
     pub users: Vec<UserId>,
 }
 
 /// Reads a conversation's state.
-pub(crate) async fn load(store: &SharedStore, id: ConversationId, limits: &Limits, now: haggle_model::Millis) -> Result<Loaded, StoreError> {
-    let row = store.conversation(id).await?;
-    let Some(row) = row else {
-        let head = store.head(id).await?.unwrap_or_default();
-        let state = State::load(None, head, Vec::new(), CommandsSeen::default(), Vec::new());
-        return Ok(Loaded {
-            state,
-            kind: ConversationKind::Personal,
-            users: Vec::new(),
-        });
-    };
+pub(crate) async fn load(store: &SharedStore, id: ConversationId, limits: &Limits, now: haggle_model::Millis) -> Result<Warmed, StoreError> {
     let since = now - limits.idempotency.as_millis() as i64;
-    let commands = store.commands(id, since, COMMANDS_LOADED_MAX).await?;
-    let incomplete = commands.len() == COMMANDS_LOADED_MAX;
-    let commands = CommandsSeen::load(commands, limits.command_ids_max, incomplete);
-    let mut members = Vec::new();
-    for member in all_members(store, id).await? {
-        let own = if member.mark.own > 0 {
-            store.own_numbers(id, &member.user, member.mark.read_n).await?
-        } else {
-            Vec::new()
-        };
-        members.push((member, own));
-    }
-    let lowest = members.iter().map(|(member, _)| member.mark.read_n).min().unwrap_or(row.head_n);
-    let deleted = store.deleted(id, lowest).await?;
-    let kind = row.kind();
-    let users = match &row.address {
-        haggle_model::Address::Personal(user) => vec![user.clone()],
-        _ => members
+    let loaded = store.load(id, since, COMMANDS_LOADED_MAX).await?;
+    let incomplete = loaded.commands.len() == COMMANDS_LOADED_MAX;
+    let commands = CommandsSeen::load(loaded.commands, limits.command_ids_max, incomplete);
+    let kind = loaded.conversation.as_ref().map_or(ConversationKind::Personal, |row| row.kind());
+    let users = match loaded.conversation.as_ref().map(|row| &row.address) {
+        Some(haggle_model::Address::Personal(user)) => vec![user.clone()],
+        _ => loaded
+            .members
             .iter()
             .filter(|(member, _)| member.left_seq.is_none())
             .map(|(member, _)| member.user.clone())
             .collect(),
     };
-    let head = (row.head, row.head_n);
-    Ok(Loaded {
-        state: State::load(Some(row), head, members, commands, deleted),
+    Ok(Warmed {
+        state: State::load(loaded.conversation, loaded.head, loaded.members, commands, loaded.deleted),
         kind,
         users,
     })
-}
-
-async fn all_members(store: &SharedStore, id: ConversationId) -> Result<Vec<haggle_store::MemberRow>, StoreError> {
-    const PAGE: usize = 500;
-    let mut members: Vec<haggle_store::MemberRow> = Vec::new();
-    loop {
-        let after = members.last().map(|member| member.user.clone());
-        let page = store.members(id, after.as_ref(), PAGE).await?;
-        let done = page.len() < PAGE;
-        members.extend(page);
-        if done {
-            return Ok(members);
-        }
-    }
 }

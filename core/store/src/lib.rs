@@ -322,6 +322,9 @@ pub struct NotificationRow {
     pub updated_at: Millis,
 }
 
+/// Members that one read brings when a conversation is loaded.
+const MEMBERS_LOADED_AT_ONCE: usize = 500;
+
 /// Which messages of a conversation a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Page {
@@ -344,9 +347,62 @@ pub struct InboxQuery {
     pub limit: usize,
 }
 
+/// What the state of a conversation in memory is made of.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Loaded {
+    /// The conversation, if it was ever created. Where it was not, only `head` is filled.
+    pub conversation: Option<ConversationRow>,
+    /// Seq of the last event and countable messages so far.
+    pub head: (Seq, u32),
+    /// Commands answered lately, newest first.
+    pub commands: Vec<CommandRow>,
+    /// Members present and past, with the numbers of their own messages above their mark.
+    pub members: Vec<(MemberRow, Vec<u32>)>,
+    /// Deleted countable messages above the lowest mark: (n, sender), ascending.
+    pub deleted: Vec<(u32, UserId)>,
+}
+
 /// What the log's entries add up to. Pages end before the first missing seq.
 #[async_trait]
 pub trait Views: Send + Sync {
+    /// Everything that a conversation's state in memory is made of; commands answered at or after `since`, at most `commands_max`.
+    ///
+    /// A store that answers several questions at once cheaper than one after the other has its own way.
+    async fn load(&self, id: ConversationId, since: Millis, commands_max: usize) -> Result<Loaded, StoreError> {
+        let Some(row) = self.conversation(id).await? else {
+            let head = self.head(id).await?.unwrap_or_default();
+            return Ok(Loaded { head, ..Loaded::default() });
+        };
+        let commands = self.commands(id, since, commands_max).await?;
+        let mut members: Vec<(MemberRow, Vec<u32>)> = Vec::new();
+        loop {
+            let page = self
+                .members(id, members.last().map(|(last, _)| &last.user), MEMBERS_LOADED_AT_ONCE)
+                .await?;
+            let full = page.len() == MEMBERS_LOADED_AT_ONCE;
+            for member in page {
+                let own = match member.mark.own {
+                    0 => Vec::new(),
+                    _ => self.own_numbers(id, &member.user, member.mark.read_n).await?,
+                };
+                members.push((member, own));
+            }
+            if !full {
+                break;
+            }
+        }
+        let lowest = members.iter().map(|(member, _)| member.mark.read_n).min().unwrap_or(row.head_n);
+        let deleted = self.deleted(id, lowest).await?;
+        let head = (row.head, row.head_n);
+        Ok(Loaded {
+            conversation: Some(row),
+            head,
+            commands,
+            members,
+            deleted,
+        })
+    }
+
     /// The conversation, if it was ever created.
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError>;
 

@@ -40,6 +40,7 @@ macro_rules! decorate {
         } }
 
         $crate::decorate::forward! { $wrapper as $crate::Views => {} {
+            load(id: ConversationId, since: Millis, commands_max: usize) -> $crate::Loaded;
             conversation(id: ConversationId) -> Option<$crate::ConversationRow>;
             head(id: ConversationId) -> Option<(Seq, u32)>;
             member(id: ConversationId, user: &UserId) -> Option<$crate::MemberRow>;

@@ -1,15 +1,16 @@
 //! From the log to the views: the queue between them, and the thread that empties it.
 //!
-//! A read waits until everything that was committed when it began is in the views. That wait wakes the applier at once, so it
-//! is one small batch long; without readers the applier takes what has gathered in an interval.
+//! A read of one conversation waits until everything of that conversation that was committed when it began is in the views, any
+//! other read until everything is. That wait wakes the applier at once; without readers the applier takes what has gathered in
+//! an interval, since larger batches write fewer pages.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use haggle_model::{Entry, Pos};
+use haggle_model::{ConversationId, Entry, Pos};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Shared, row};
@@ -37,6 +38,8 @@ struct State {
     /// The entries after `applied`, but for the first ones while catching up.
     queue: VecDeque<Queued>,
     bytes: usize,
+    /// The last queued entry of each conversation.
+    pending: HashMap<ConversationId, Pos>,
     committed: Pos,
     applied: Pos,
     /// A reader waits for this position.
@@ -59,6 +62,7 @@ impl Backlog {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
+            pending: HashMap::new(),
             committed,
             applied,
             wanted: Pos(0),
@@ -108,6 +112,7 @@ impl Backlog {
         for entry in entries {
             pos = pos.next();
             state.bytes += each;
+            state.pending.insert(entry.conversation, pos);
             state.queue.push_back(Queued { pos, entry, bytes: each });
         }
         if idle {
@@ -134,10 +139,10 @@ impl Backlog {
         self.work.notify_one();
     }
 
-    /// Waits until everything committed by now is in the views; returns up to where that is.
-    pub(super) fn wait_applied(&self) -> Result<Pos, StoreError> {
+    /// Waits until what was committed by now, of one conversation or of all, is in the views; returns up to where they must go.
+    pub(super) fn wait_applied(&self, of: Option<ConversationId>) -> Result<Pos, StoreError> {
         let mut state = self.state.lock();
-        let target = state.committed;
+        let target = state.needed(of);
         while state.applied < target {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
@@ -152,6 +157,13 @@ impl Backlog {
             self.progress.wait(&mut state);
         }
         Ok(target)
+    }
+
+    /// The same, if there is nothing to wait for.
+    pub(super) fn applied_by_now(&self, of: Option<ConversationId>) -> Option<Pos> {
+        let state = self.state.lock();
+        let target = state.needed(of);
+        (state.applied >= target).then_some(target)
     }
 
     pub(super) fn stop(&self) {
@@ -196,6 +208,11 @@ impl Backlog {
             let gone = state.queue.pop_front().expect("seen above");
             state.bytes -= gone.bytes;
         }
+        if state.queue.is_empty() {
+            state.pending.clear();
+        } else {
+            state.pending.retain(|_, last| *last > applied);
+        }
         self.progress.notify_all();
     }
 
@@ -210,7 +227,17 @@ impl Backlog {
 }
 
 impl State {
+    /// How far the views must go for a read. Where nothing is missing that is where they are: a rebuild that begins now makes
+    /// them fall back.
+    fn needed(&self, of: Option<ConversationId>) -> Pos {
+        match of {
+            Some(id) if !self.catching_up => self.pending.get(&id).copied().unwrap_or(self.applied),
+            _ => self.committed,
+        }
+    }
+
     fn catch_up(&mut self) {
+        self.pending.clear();
         self.queue.clear();
         self.bytes = 0;
         self.catching_up = self.applied < self.committed;

@@ -91,13 +91,17 @@ impl Cursors for EmbeddedStore {
     }
 
     async fn last_seen(&self, user: &UserId) -> Result<Option<Millis>, StoreError> {
+        if let Some(reader) = self.shared.readers.try_open() {
+            return last_seen(reader.connection(), user).map_err(log_error);
+        }
         let user = user.clone();
-        self.select(move |conn| {
-            conn.query_row("SELECT at FROM last_seen WHERE user = ?1", [user.as_str()], |row| row.get(0))
-                .optional()
-        })
-        .await
+        self.select(move |conn| last_seen(conn, &user)).await
     }
+}
+
+fn last_seen(conn: &Connection, user: &UserId) -> rusqlite::Result<Option<Millis>> {
+    let mut select = conn.prepare_cached("SELECT at FROM last_seen WHERE user = ?1")?;
+    select.query_row([user.as_str()], |row| row.get(0)).optional()
 }
 
 fn cursors(conn: &Connection) -> rusqlite::Result<Vec<(String, Cursor)>> {

@@ -19,7 +19,7 @@ use crate::StoreError;
 const ROWS_AT_ONCE: usize = 256;
 
 pub(super) fn erase_deleted(shared: &Shared, deleted_before: Millis, limit: usize) -> Result<usize, StoreError> {
-    shared.backlog.wait_applied()?;
+    shared.backlog.wait_applied(None)?;
     let (messages, rows) = {
         let reader = shared.readers.open()?;
         let messages = deleted_messages(reader.connection(), deleted_before, limit)?;

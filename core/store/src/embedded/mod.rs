@@ -54,7 +54,7 @@ pub const BACKLOG_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Reads that run at the same time, each with a connection of its own; more wait.
 pub const READERS_MAX: usize = 8;
 /// How long entries gather before they are put into the views, unless a read wants them.
-pub const APPLY_INTERVAL: Duration = Duration::from_millis(20);
+pub const APPLY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The file whose lock says that a process has the directory open.
 const LOCK_FILE: &str = "lock";
@@ -223,7 +223,7 @@ impl Shared {
             views.start_over()?;
             self.backlog.start_over();
         }
-        self.backlog.wait_applied().map(drop)
+        self.backlog.wait_applied(None).map(drop)
     }
 }
 

@@ -42,6 +42,17 @@ impl Readers {
             Some(conn) => conn,
             None => schema::open_reader(&self.dir)?,
         };
+        self.begin(conn, gate)
+    }
+
+    /// The same, if one is idle now.
+    pub(super) fn try_open(&self) -> Option<Reader<'_>> {
+        let gate = self.gate.try_read()?;
+        let conn = self.idle.lock().pop()?;
+        self.begin(conn, gate).ok()
+    }
+
+    fn begin<'a>(&'a self, conn: Connection, gate: RwLockReadGuard<'a, ()>) -> Result<Reader<'a>, StoreError> {
         conn.prepare_cached("BEGIN")
             .and_then(|mut begin| begin.raw_execute().map(drop))
             .map_err(|error| sql_error(VIEWS_FILE, error))?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use haggle_model::ConversationId;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, config::DbConfig};
 
 use crate::StoreError;
 
@@ -212,6 +212,9 @@ fn open(file: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let conn = Connection::open_with_flags(file, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
         .map_err(|error| StoreError::Open(format!("{}: {error}", file.display())))?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // Without it a statement with `LIMIT ?` is prepared again whenever another limit is bound: plans look at bound values.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
+        .map_err(|error| StoreError::Open(format!("{}: {error}", file.display())))?;
     Ok(conn)
 }
 

@@ -5,7 +5,7 @@ use rusqlite::Row;
 
 use super::{Snapshot, from_cbor, sql_limit};
 use crate::{
-    AdvanceRow, ConversationRow, InboxQuery, InboxRow, MemberRow, PersonalRow, StoreError,
+    AdvanceRow, ConversationRow, InboxQuery, InboxRow, Loaded, MemberRow, PersonalRow, StoreError,
     embedded::{
         apply::role,
         row::MESSAGE_CREATED,
@@ -16,6 +16,33 @@ use crate::{
 const MEMBER: &str = "user, role, joined_seq, joined_at, left_seq, delivered_seq, read_seq, read_n, own";
 
 impl Snapshot<'_> {
+    pub(super) fn load(&self, id: ConversationId, since: Millis, commands_max: usize) -> Result<Loaded, StoreError> {
+        let Some(row) = self.conversation(id)? else {
+            let head = self.head(id)?.unwrap_or_default();
+            return Ok(Loaded { head, ..Loaded::default() });
+        };
+        let with_own = |member: MemberRow| {
+            let own = match member.mark.own {
+                0 => Vec::new(),
+                _ => self.own_numbers(id, &member.user, member.mark.read_n)?,
+            };
+            Ok((member, own))
+        };
+        let members = self
+            .members(id, None, usize::MAX)?
+            .into_iter()
+            .map(with_own)
+            .collect::<Result<Vec<_>, StoreError>>()?;
+        let lowest = members.iter().map(|(member, _)| member.mark.read_n).min().unwrap_or(row.head_n);
+        Ok(Loaded {
+            head: (row.head, row.head_n),
+            commands: self.commands(id, since, commands_max)?,
+            members,
+            deleted: self.deleted(id, lowest)?,
+            conversation: Some(row),
+        })
+    }
+
     pub(super) fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError> {
         let sql =
             "SELECT address, creator, name, avatar, state, closed, created_at, ifnull(head, 0), ifnull(head_n, 0), ifnull(updated_at, created_at),

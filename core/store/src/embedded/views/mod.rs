@@ -15,9 +15,12 @@ use super::{
     schema::{VIEWS_FILE, sql_error},
 };
 use crate::{
-    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, MemberRow, MessageRow, NotificationRow, Page, PersonalRow,
-    StoreError, TimerRow, UserRow, Views,
+    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, Loaded, MemberRow, MessageRow, NotificationRow, Page,
+    PersonalRow, StoreError, TimerRow, UserRow, Views,
 };
+
+/// Small rows that may be read where the question is asked.
+const POINT_ROWS_MAX: usize = 256;
 
 /// One moment of the views and of the log behind them.
 struct Snapshot<'a> {
@@ -55,10 +58,11 @@ fn from_cbor<T: for<'b> minicbor::Decode<'b, ()>>(bytes: &[u8]) -> Result<T, Sto
 }
 
 impl Shared {
-    /// Answers from a moment in which everything is in the views that was committed when the call began.
-    fn answer<T>(&self, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+    /// Answers from a moment in which everything (of one conversation, or of all) is in the views that was committed when the
+    /// call began.
+    fn answer<T>(&self, of: About, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let reader = loop {
-            let target = self.backlog.wait_applied()?;
+            let target = self.backlog.wait_applied(of)?;
             let reader = self.readers.open()?;
             if reader.applied()? >= target {
                 break reader;
@@ -71,91 +75,136 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// The same at once, if nothing committed is missing from the views: no wait, no other thread.
+    fn answer_now<T>(&self, of: About, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<Result<T, StoreError>, NotNow> {
+        let target = self.backlog.applied_by_now(of).ok_or(NotNow)?;
+        let reader = self.readers.try_open().ok_or(NotNow)?;
+        if !reader.applied().is_ok_and(|applied| applied >= target) {
+            return Err(NotNow);
+        }
+        Ok(answer(&Snapshot {
+            conn: reader.connection(),
+            keys: &self.keys,
+        }))
+    }
+}
+
+/// An answer would have to wait.
+struct NotNow;
+
+/// The conversation whose entries alone decide an answer; `None`: those of others, too.
+type About = Option<ConversationId>;
+
 impl EmbeddedStore {
-    async fn answer<T: Send + 'static>(&self, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError> + Send + 'static) -> Result<T, StoreError> {
+    /// Answers a question about one row, or about few, which costs less than to hand it to another thread: here, unless it has to wait.
+    async fn point<T: Send + 'static>(
+        &self,
+        of: About,
+        answer: impl Fn(&Snapshot<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        match self.shared.answer_now(of, &answer) {
+            Ok(answered) => answered,
+            Err(NotNow) => self.answer(of, move |views| answer(views)).await,
+        }
+    }
+
+    async fn answer<T: Send + 'static>(
+        &self,
+        of: About,
+        answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let _permit = self.shared.readers.permit().await;
         let shared = self.shared.clone();
-        blocking(move || shared.answer(answer)).await
+        blocking(move || shared.answer(of, answer)).await
     }
 }
 
 #[async_trait]
 impl Views for EmbeddedStore {
+    async fn load(&self, id: ConversationId, since: Millis, commands_max: usize) -> Result<Loaded, StoreError> {
+        self.answer(Some(id), move |views| views.load(id, since, commands_max)).await
+    }
+
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError> {
-        self.answer(move |views| views.conversation(id)).await
+        self.point(Some(id), move |views| views.conversation(id)).await
     }
 
     async fn head(&self, id: ConversationId) -> Result<Option<(Seq, u32)>, StoreError> {
-        self.answer(move |views| views.head(id)).await
+        self.point(Some(id), move |views| views.head(id)).await
     }
 
     async fn member(&self, id: ConversationId, user: &UserId) -> Result<Option<MemberRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.member(id, &user)).await
+        self.point(Some(id), move |views| views.member(id, &user)).await
     }
 
     async fn members(&self, id: ConversationId, after: Option<&UserId>, limit: usize) -> Result<Vec<MemberRow>, StoreError> {
         let after = after.cloned();
-        self.answer(move |views| views.members(id, after.as_ref(), limit)).await
+        if limit <= POINT_ROWS_MAX {
+            return self.point(Some(id), move |views| views.members(id, after.as_ref(), limit)).await;
+        }
+        self.answer(Some(id), move |views| views.members(id, after.as_ref(), limit)).await
     }
 
     async fn commands(&self, id: ConversationId, since: Millis, limit: usize) -> Result<Vec<CommandRow>, StoreError> {
-        self.answer(move |views| views.commands(id, since, limit)).await
+        self.answer(Some(id), move |views| views.commands(id, since, limit)).await
     }
 
     async fn command(&self, id: ConversationId, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
-        self.answer(move |views| views.command(id, command)).await
+        self.point(Some(id), move |views| views.command(id, command)).await
     }
 
     async fn own_numbers(&self, id: ConversationId, user: &UserId, above_n: u32) -> Result<Vec<u32>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.own_numbers(id, &user, above_n)).await
+        self.answer(Some(id), move |views| views.own_numbers(id, &user, above_n)).await
     }
 
     async fn deleted(&self, id: ConversationId, above_n: u32) -> Result<Vec<(u32, UserId)>, StoreError> {
-        self.answer(move |views| views.deleted(id, above_n)).await
+        self.answer(Some(id), move |views| views.deleted(id, above_n)).await
     }
 
     async fn events(&self, id: ConversationId, after: Seq, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.answer(move |views| views.events(id, after, limit)).await
+        self.answer(Some(id), move |views| views.events(id, after, limit)).await
     }
 
     async fn messages(&self, id: ConversationId, page: Page, limit: usize, viewer: Option<&UserId>) -> Result<Vec<MessageRow>, StoreError> {
         let viewer = viewer.cloned();
-        self.answer(move |views| views.messages(id, page, limit, viewer.as_ref())).await
+        let of = viewer.is_none().then_some(id);
+        self.answer(of, move |views| views.messages(id, page, limit, viewer.as_ref())).await
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
-        self.answer(move |views| views.message(id)).await
+        self.point(Some(id.conversation), move |views| views.message(id)).await
     }
 
     async fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.is_hidden(&user, id)).await
+        self.point(None, move |views| views.is_hidden(&user, id)).await
     }
 
     async fn advances(&self, id: ConversationId, from_seq: Seq, limit: usize) -> Result<Vec<AdvanceRow>, StoreError> {
-        self.answer(move |views| views.advances(id, from_seq, limit)).await
+        self.answer(Some(id), move |views| views.advances(id, from_seq, limit)).await
     }
 
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.personal(views.owner(&user)?, id)).await
+        self.point(None, move |views| views.personal(views.owner(&user)?, id)).await
     }
 
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.inbox(&user, query)).await
+        self.answer(None, move |views| views.inbox(&user, query)).await
     }
 
     async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.inbox_row(&user, id)).await
+        self.point(None, move |views| views.inbox_row(&user, id)).await
     }
 
     async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError> {
         let (plugin, key) = (plugin.clone(), key.to_string());
-        self.answer(move |views| views.kv_get(scope, &plugin, &key)).await
+        self.point(Some(scope), move |views| views.kv_get(scope, &plugin, &key)).await
     }
 
     async fn kv_list(
@@ -167,48 +216,49 @@ impl Views for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<KvRow>, StoreError> {
         let (plugin, prefix, after) = (plugin.clone(), prefix.to_string(), after.map(str::to_string));
-        self.answer(move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit))
+        self.answer(Some(scope), move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit))
             .await
     }
 
     async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError> {
         let (plugin, key) = (plugin.clone(), key.to_string());
-        self.answer(move |views| views.reservation(scope, &plugin, &key)).await
+        self.point(Some(scope), move |views| views.reservation(scope, &plugin, &key)).await
     }
 
     async fn timers_due(&self, shard: Shard, until: Millis, limit: usize) -> Result<Vec<TimerRow>, StoreError> {
         only(shard)?;
-        self.answer(move |views| views.timers_due(until, limit)).await
+        self.answer(None, move |views| views.timers_due(until, limit)).await
     }
 
     async fn timer(&self, id: ConversationId, plugin: &PluginId, name: &str) -> Result<Option<TimerRow>, StoreError> {
         let (plugin, name) = (plugin.clone(), name.to_string());
-        self.answer(move |views| views.timer(id, &plugin, &name)).await
+        self.point(Some(id), move |views| views.timer(id, &plugin, &name)).await
     }
 
     async fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.user(&user)).await
+        self.point(None, move |views| views.user(&user)).await
     }
 
     async fn blocks(&self, user: &UserId) -> Result<Vec<UserId>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.blocks(&user)).await
+        self.answer(None, move |views| views.blocks(&user)).await
     }
 
     async fn notifications(&self, user: &UserId, before: Option<Seq>, unread_only: bool, limit: usize) -> Result<Vec<NotificationRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.notifications(&user, before, unread_only, limit)).await
+        self.answer(None, move |views| views.notifications(&user, before, unread_only, limit))
+            .await
     }
 
     async fn notification(&self, user: &UserId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.notification(&user, seq)).await
+        self.point(None, move |views| views.notification(&user, seq)).await
     }
 
     async fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
         let user = user.clone();
-        self.answer(move |views| views.notifications_unread(&user)).await
+        self.answer(None, move |views| views.notifications_unread(&user)).await
     }
 
     async fn rebuild_views(&self) -> Result<(), StoreError> {
