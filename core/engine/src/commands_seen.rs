@@ -1,9 +1,10 @@
 //! Which commands a conversation has answered, so that a retry costs no read and an ordinary command none either.
 
-use std::collections::{HashMap, VecDeque};
+use std::{collections::VecDeque, sync::LazyLock};
 
 use haggle_model::{CommandId, Millis};
 use haggle_store::CommandRow;
+use hashbrown::HashTable;
 
 /// Ids in one [`Bloom`] before the next one is started.
 const BLOOM_IDS: usize = 20_000;
@@ -23,10 +24,16 @@ pub(crate) enum Seen {
 }
 
 /// The ids of one conversation: exact up to a number, above it a Bloom filter of the older ones.
+///
+/// A busy conversation remembers thousands, and every message of it looks here: the rows lie in the order of their answers,
+/// and the index holds only their numbers, so that it stays small and growing moves little.
 #[derive(Debug, Default)]
 pub(crate) struct CommandsSeen {
-    exact: HashMap<CommandId, CommandRow>,
-    order: VecDeque<CommandId>,
+    rows: VecDeque<CommandRow>,
+    /// Number of the first row; the next one has the next number.
+    first: u32,
+    /// Numbers of rows, by the hash of their ids.
+    index: HashTable<u32>,
     older: Vec<Bloom>,
     /// More ids were in the store than were loaded: every miss must ask.
     incomplete: bool,
@@ -47,26 +54,38 @@ impl CommandsSeen {
 
     /// Remembers an answer; ids answered before `forget_before` may go.
     pub fn insert(&mut self, row: CommandRow, exact_max: usize, forget_before: Millis) {
-        self.order.push_back(row.id);
-        self.exact.insert(row.id, row);
-        while let Some(oldest) = self.order.front() {
-            let expired = self.exact.get(oldest).is_none_or(|row| row.at < forget_before);
-            if !expired && self.exact.len() <= exact_max {
+        let number = self.first.wrapping_add(self.rows.len() as u32);
+        self.rows.push_back(row);
+        let (rows, first) = (&self.rows, self.first);
+        let of = |number: u32| &rows[number.wrapping_sub(first) as usize].id;
+        let id = *of(number);
+        self.index.insert_unique(hash(&id), number, |number| hash(of(*number)));
+        while let Some(oldest) = self.rows.front() {
+            let expired = oldest.at < forget_before;
+            if !expired && self.rows.len() <= exact_max {
                 break;
             }
-            let id = self.order.pop_front().expect("front was there");
-            if let Some(row) = self.exact.remove(&id)
-                && !expired
-            {
-                self.remember_roughly(row.id);
-            }
+            self.forget_oldest(expired);
+        }
+    }
+
+    fn forget_oldest(&mut self, expired: bool) {
+        let Some(row) = self.rows.pop_front() else { return };
+        let number = self.first;
+        self.first = number.wrapping_add(1);
+        if let Ok(entry) = self.index.find_entry(hash(&row.id), |other| *other == number) {
+            entry.remove();
+        }
+        if !expired {
+            self.remember_roughly(row.id);
         }
     }
 
     /// What is known of `id`.
     pub fn get(&self, id: CommandId) -> Seen {
-        if let Some(row) = self.exact.get(&id) {
-            Seen::Yes(row.clone())
+        let row = |number: u32| &self.rows[number.wrapping_sub(self.first) as usize];
+        if let Some(number) = self.index.find(hash(&id), |number| row(*number).id == id) {
+            Seen::Yes(row(*number).clone())
         } else if self.incomplete || self.older.iter().any(|bloom| bloom.contains(id)) {
             Seen::Maybe
         } else {
@@ -80,6 +99,22 @@ impl CommandsSeen {
         }
         self.older.last_mut().expect("just pushed").insert(id);
     }
+}
+
+/// The id is a hash already, but of what a client has chosen: with a secret of this process nobody can make many that collide.
+fn hash(id: &CommandId) -> u64 {
+    static SECRET: LazyLock<[u64; 2]> = LazyLock::new(|| {
+        use std::hash::{BuildHasher, RandomState};
+        [0_u8, 1].map(|n| RandomState::new().hash_one(n))
+    });
+    let [a, b] = halves(id);
+    let product = u128::from(a ^ SECRET[0]) * u128::from(b ^ SECRET[1]);
+    (product >> 64) as u64 ^ product as u64
+}
+
+fn halves(id: &CommandId) -> [u64; 2] {
+    let half = |range: std::ops::Range<usize>| u64::from_le_bytes(id.0[range].try_into().expect("8 bytes"));
+    [half(0..8), half(8..16)]
 }
 
 /// A set that may say yes too often, never no.
@@ -110,8 +145,8 @@ impl Bloom {
 
     /// The id is a hash already: two halves give as many places as wanted (Kirsch and Mitzenmacher 2006).
     fn places(&self, id: CommandId) -> impl Iterator<Item = usize> + use<> {
-        let half = |range: std::ops::Range<usize>| u64::from_le_bytes(id.0[range].try_into().expect("8 bytes"));
-        let (a, b) = (half(0..8), half(8..16) | 1);
+        let [a, b] = halves(&id);
+        let b = b | 1;
         let bits = self.bits.len() * 64;
         (0..BLOOM_HASHES as u64).map(move |i| (a.wrapping_add(i.wrapping_mul(b)) % bits as u64) as usize)
     }

@@ -118,7 +118,7 @@ impl Engine {
             marks: marks::Waiting::default(),
             metrics: Arc::new(Metrics::new()),
             runtime: tokio::runtime::Handle::current(),
-            users_seen: papaya::HashSet::new(),
+            users_seen: papaya::HashSet::default(),
             closing: tokio_util::sync::CancellationToken::new(),
             tasks: tokio_util::task::TaskTracker::new(),
             id_seed: process_seed(),
@@ -281,6 +281,21 @@ impl Engine {
     /// The key of the user's personal conversation (its seqs are the `me` stream).
     pub async fn personal(&self, user: &UserId) -> Result<ConversationId, Refusal> {
         self.locate(&Address::Personal(user.clone())).await
+    }
+
+    /// The same with the seq of its last event; loads nothing.
+    pub async fn personal_head(&self, user: &UserId) -> Result<(ConversationId, Seq), Refusal> {
+        let address = Address::Personal(user.clone());
+        let key = self.inner.keys.key(&address);
+        match self.inner.store.conversation(key).await? {
+            None => Ok((key, 0)),
+            Some(row) if row.address == address => Ok((key, row.head)),
+            Some(_) => {
+                let id = self.locate(&address).await?; // A stranger has its key.
+                let row = self.inner.store.conversation(id).await?;
+                Ok((id, row.map_or(0, |row| row.head)))
+            }
+        }
     }
 
     /// One row of the user's list of conversations.

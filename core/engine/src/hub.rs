@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, ConversationKind, Entry, MarkChange, Millis, PluginId, UserId};
 use haggle_store::MessageRow;
 use papaya::HashMap;
@@ -144,7 +145,7 @@ type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
 /// All connections of this node.
 #[derive(Default)]
 pub struct Hub {
-    users: HashMap<UserId, Connections>,
+    users: HashMap<UserId, Connections, RandomState>,
 }
 
 /// Whether a connection was the first or the last of its user.

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use haggle_model::{Address, CommandId, ConversationId, ErrorCode, KeyRing, Limits, Profile, UserId};
 use haggle_store::SharedStore;
 use tokio::sync::oneshot;
@@ -53,7 +54,7 @@ pub(crate) struct Inner {
     pub runtime: tokio::runtime::Handle,
     pub erase_after: Duration,
     pub reject_unknown_users: bool,
-    pub users_seen: papaya::HashSet<UserId>,
+    pub users_seen: papaya::HashSet<UserId, RandomState>,
     pub closing: CancellationToken,
     pub tasks: TaskTracker,
     /// What generated command ids are made of.

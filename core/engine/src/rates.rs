@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, time::Instant};
 
+use foldhash::fast::RandomState;
 use haggle_model::{ErrorCode, Limits, UserId};
 use parking_lot::Mutex;
 
@@ -24,7 +25,7 @@ pub(crate) struct Rates {
     per_second: f64,
     burst: f64,
     per_hour: u32,
-    parts: [Mutex<HashMap<UserId, Budget>>; PARTS],
+    parts: [Mutex<HashMap<UserId, Budget, RandomState>>; PARTS],
 }
 
 impl Rates {

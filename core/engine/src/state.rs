@@ -137,7 +137,7 @@ impl State {
         {
             mark.read_seq = seq;
             mark.read_n = mark.read_n.max(n);
-            mark.own = member.own.iter().filter(|own| **own > mark.read_n).count() as u32;
+            mark.own = (member.own.len() - member.own.partition_point(|own| *own <= mark.read_n)) as u32;
         }
         // What is read has been delivered.
         mark.delivered_seq = mark.delivered_seq.max(delivered.unwrap_or(0).min(self.head)).max(mark.read_seq);
@@ -245,8 +245,12 @@ impl State {
 
     fn set_mark(&mut self, user: &UserId, mark: MarkChange, sent_n: Option<u32>) {
         if let Some(member) = self.members.get_mut(user) {
+            // Who never reads what others write has many own messages above its mark: they are looked at when it moves.
+            if mark.read_n != member.mark.read_n {
+                let read = member.own.partition_point(|n| *n <= mark.read_n);
+                member.own.drain(..read);
+            }
             member.mark = mark;
-            member.own.retain(|n| *n > mark.read_n);
             if let Some(n) = sent_n.filter(|n| *n > mark.read_n) {
                 member.own.push(n);
             }
@@ -338,28 +342,28 @@ impl State {
 /// Marks while the entries of one transaction get their seqs: what they do to marks is not in the state yet.
 pub(crate) struct MarksAhead<'a> {
     state: &'a State,
-    moved: HashMap<UserId, MarkChange>,
+    /// The newest last: few transactions move more than one.
+    moved: Vec<(UserId, MarkChange)>,
 }
 
 impl<'a> MarksAhead<'a> {
     pub fn new(state: &'a State) -> MarksAhead<'a> {
-        MarksAhead {
-            state,
-            moved: HashMap::new(),
-        }
+        MarksAhead { state, moved: Vec::new() }
     }
 
     /// The user joins with the event at (`seq`, `n`).
     pub fn joined(&mut self, user: &UserId, seq: Seq, n: u32) {
-        self.moved.insert(user.clone(), mark_of_joiner(seq, n));
+        self.moved.push((user.clone(), mark_of_joiner(seq, n)));
     }
 
     /// What an own countable message at (`seq`, `n`) does to its sender's marks: moves them when nothing was unread before it.
     pub fn sent(&mut self, user: &UserId, seq: Seq, n: u32) -> Option<MarkChange> {
         let mark = self
             .moved
-            .get(user)
-            .copied()
+            .iter()
+            .rev()
+            .find(|(moved, _)| moved == user)
+            .map(|(_, mark)| *mark)
             .or_else(|| self.state.members.get(user).map(|member| member.mark))?;
         let mark = if self.state.unread_at(user, mark, n - 1) == 0 {
             MarkChange {
@@ -371,7 +375,7 @@ impl<'a> MarksAhead<'a> {
         } else {
             MarkChange { own: mark.own + 1, ..mark }
         };
-        self.moved.insert(user.clone(), mark);
+        self.moved.push((user.clone(), mark));
         Some(mark)
     }
 }

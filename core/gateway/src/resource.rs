@@ -3,7 +3,7 @@
 //! Resources borrow from rows and write straight to bytes. What differs by viewer (`deletedFor`, `unreadCounts` …) holds the
 //! viewer's own entry only. What is pushed to many at once leaves out `readBy` and `deletedFor` unless they are known empty.
 
-use std::{collections::BTreeMap, fmt};
+use std::{cell::RefCell, collections::BTreeMap, fmt};
 
 use haggle_engine::Published;
 use haggle_model::{
@@ -28,18 +28,37 @@ pub struct Time(pub Millis);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
-        let at = Timestamp::from_millisecond(self.0).unwrap_or(if self.0 < 0 { Timestamp::MIN } else { Timestamp::MAX });
-        let mut text = String::with_capacity(24);
-        PRINTER.print_timestamp(&at, &mut text).map_err(|_| fmt::Error)?;
-        f.write_str(&text)
+        self.with_text(|text| f.write_str(text))
     }
 }
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        self.with_text(|text| serializer.serialize_str(text))
     }
+}
+
+impl Time {
+    /// Messages name one moment several times, and those of one commit nearly the same: the thread keeps the last text.
+    fn with_text<T>(self, with: impl FnOnce(&str) -> T) -> T {
+        thread_local! {
+            static LAST: RefCell<(Millis, String)> = RefCell::new((0, text(0)));
+        }
+        LAST.with_borrow_mut(|(at, last)| {
+            if *at != self.0 {
+                (*at, *last) = (self.0, text(self.0));
+            }
+            with(last)
+        })
+    }
+}
+
+fn text(at: Millis) -> String {
+    const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(3));
+    let at = Timestamp::from_millisecond(at).unwrap_or(if at < 0 { Timestamp::MIN } else { Timestamp::MAX });
+    let mut text = String::with_capacity(24);
+    PRINTER.print_timestamp(&at, &mut text).expect("writing to memory does not fail");
+    text
 }
 
 /// A message's or conversation's id as its 24 hex digits.

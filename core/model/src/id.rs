@@ -148,8 +148,12 @@ impl CommandId {
             hasher.update(&(part.len() as u32).to_be_bytes());
             hasher.update(part);
         }
-        let mut id = [0; 16];
-        hasher.finalize_xof().fill(&mut id);
+        let (id, _) = hasher
+            .finalize()
+            .as_bytes()
+            .split_first_chunk::<16>()
+            .map(|(id, rest)| (*id, rest))
+            .expect("16 of 32 bytes");
         CommandId(id)
     }
 }

@@ -3,6 +3,8 @@
 //! The [`Reader`] owns no socket. It is handed what has arrived and lends out whole messages; between two calls it keeps only
 //! the bytes of an unfinished message, so an idle connection holds nothing.
 
+use std::cell::RefCell;
+
 use bytes::Bytes;
 
 /// Payload of a control frame, as the RFC fixes it.
@@ -10,6 +12,8 @@ pub(crate) const CONTROL_BYTES_MAX: usize = 125;
 /// Longest header of a frame from a client: 2 bytes, 8 of length, 4 of mask.
 #[cfg(test)]
 const HEADER_BYTES_MAX: usize = 14;
+/// What a thread keeps to encode frames in.
+const SCRATCH_BYTES_KEPT: usize = 16 * 1024;
 /// The first growth of the buffer for an unfinished frame.
 const HELD_BYTES_MIN: usize = 512;
 
@@ -408,10 +412,15 @@ pub(crate) fn encoded_messages(frames: &[u8]) -> impl Iterator<Item = (bool, std
 
 /// A text frame of its own, to be shared by many connections.
 pub(crate) fn text_frame(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::with_capacity(512);
-    append_text(&mut out, write);
-    out.shrink_to_fit(); // What is shared may live as long as the slowest reader.
-    Bytes::from(out)
+    thread_local! {
+        static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        scratch.shrink_to(SCRATCH_BYTES_KEPT);
+        append_text(scratch, write);
+        Bytes::copy_from_slice(scratch) // No larger than it must be: it may live as long as the slowest reader.
+    })
 }
 
 /// Appends a pong.

@@ -60,12 +60,8 @@ pub(super) async fn login(gateway: Arc<Gateway>, token: String) -> Result<Login,
 pub(super) async fn login_as(gateway: Arc<Gateway>, identity: Identity) -> Result<Login, LoginError> {
     let engine = &gateway.engine;
     engine.see_user(&identity.user).await?;
-    let personal = engine.personal(&identity.user).await?;
-    let head = engine.store().conversation(personal).await?.map_or(0, |row| row.head);
-    Ok(Login {
-        identity,
-        personal: (personal, head),
-    })
+    let personal = engine.personal_head(&identity.user).await?;
+    Ok(Login { identity, personal })
 }
 
 /// A subscription that was just registered.
@@ -141,14 +137,18 @@ async fn replay(socket: &Socket, subscription: Registered, kind: ConversationKin
         return socket.skip_to(conversation, generation, head, |last| encode::gap(conversation, since + 1, last));
     }
     let mut reached = since;
+    let mut to = head;
     // What is published meanwhile counts too, so that a busy conversation cannot keep a replay going for ever.
     while ((reached - since) as usize) < 2 * events_max {
+        if reached >= to {
+            match socket.reach(conversation, generation, reached) {
+                Reached::Live | Reached::Ended => return,
+                Reached::More(last) => to = to.max(last),
+            }
+        }
         match page(socket, subscription, kind, reached).await {
             Ok(Some(last)) => reached = last,
-            Ok(None) => match socket.reach(conversation, generation, reached) {
-                Reached::Live | Reached::Ended => return,
-                Reached::More(_) => {}
-            },
+            Ok(None) => to = reached, // The store has not got further.
             Err(PageError::Ended) => return,
             Err(PageError::Store(error)) => {
                 tracing::warn!(%error, "a replay ends with a gap since the store cannot be read");
