@@ -22,7 +22,7 @@ use crate::{
     capabilities,
     component::{Inspected, inspect},
     grants::Review,
-    machine,
+    machine::{self, Clock},
     manifest::{MANIFEST_BYTES_MAX, Manifest},
     metrics::{self, Meters},
     options::HostOptions,
@@ -188,17 +188,23 @@ fn read_bounded(path: &Path, max: usize) -> Result<Vec<u8>, LoadError> {
 pub(crate) struct Loader {
     pub(crate) engine: Engine,
     pub(crate) options: Arc<HostOptions>,
+    clock: Clock,
     cache: Option<Cache>,
 }
 
 impl Loader {
     pub(crate) fn new(options: Arc<HostOptions>) -> Result<Loader, LoadError> {
-        let engine = machine::start(&options.limits, options.dev).map_err(|error| LoadError::Host(format!("{error:#}")))?;
+        let (engine, clock) = machine::start(&options.limits, options.dev).map_err(|error| LoadError::Host(format!("{error:#}")))?;
         let cache = match &options.cache_dir {
             Some(dir) => Some(Cache::open(dir).map_err(|error| LoadError::io(dir, &error))?),
             None => None,
         };
-        Ok(Loader { engine, options, cache })
+        Ok(Loader {
+            engine,
+            options,
+            clock,
+            cache,
+        })
     }
 
     /// The whole way, but for taking its place among the others.
@@ -299,6 +305,7 @@ impl Loader {
             config: config.iter().map(|(key, value)| (key.clone(), text(value))).collect(),
             meters: Meters::new(&manifest.id, &inspected.exports, review.granted.iter().copied(), host.custom_metrics_max),
             log_budget: LogBudget::default(),
+            clock: self.clock.clone(),
             host,
         };
         Ok(Pool::new(Arc::new(profile), pre, indices, serde_json::Value::Object(config).to_string()))

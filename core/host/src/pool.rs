@@ -212,6 +212,7 @@ impl Drop for Lease {
 /// Starts a call's budgets.
 pub(crate) fn begin(store: &mut Store<State>, running: Running) {
     store.data_mut().running = running;
+    store.data().profile.clock.note_use();
     store.set_epoch_deadline(1);
 }
 

@@ -19,6 +19,7 @@ use crate::{
     capabilities::HostFn,
     fault::{Kind, throw, truncate},
     grants::Capability,
+    machine::Clock,
     manifest::{Grant, PluginLimits},
     metrics::Meters,
     options::HostLimits,
@@ -34,6 +35,7 @@ pub(crate) struct Profile {
     pub(crate) config: BTreeMap<String, String>,
     pub(crate) meters: Meters,
     pub(crate) log_budget: LogBudget,
+    pub(crate) clock: Clock,
 }
 
 /// The data of a store.
@@ -93,6 +95,7 @@ impl Running {
 
 /// Called by running code at every tick: goes on (after letting other tasks run), or ends the call.
 pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
+    store.data().profile.clock.note_use();
     let running = &mut store.data_mut().running;
     if Instant::now() >= running.deadline {
         return Err(throw(Kind::Timeout, "the deadline is over"));
@@ -174,9 +177,9 @@ impl State {
             return Ok(answer);
         }
         let deadline = self.running.deadline.into();
-        tokio::time::timeout_at(deadline, answer)
-            .await
-            .map_err(|_| throw(Kind::Timeout, "the deadline was over while it waited for the host"))
+        let answer = tokio::time::timeout_at(deadline, answer).await;
+        self.profile.clock.note_use(); // which may have stopped meanwhile
+        answer.map_err(|_| throw(Kind::Timeout, "the deadline was over while it waited for the host"))
     }
 
     /// Counts a host call and hands its answer on.
