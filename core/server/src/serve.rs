@@ -26,6 +26,9 @@ use crate::{
     version,
 };
 
+/// Threads for what blocks: reads of the store (at most eight at a time), files, looking up names. What finds none free waits;
+/// a thread keeps memory of its own, so a burst must not start hundreds.
+const BLOCKING_THREADS_MAX: usize = 32;
 /// What is left of `drain.within_ms` for the engine at least, however long clients took.
 const ENGINE_STOP_MIN: Duration = Duration::from_secs(2);
 
@@ -48,7 +51,11 @@ fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
     if threads > 1 {
         builder.worker_threads(threads);
     }
-    Ok(builder.thread_name("haggle").enable_all().build()?)
+    Ok(builder
+        .thread_name("haggle")
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()?)
 }
 
 /// Sockets are files: takes all that the system gives.
