@@ -118,6 +118,13 @@ impl Snapshot<'_> {
         })
     }
 
+    /// Whether the user is in at most so many conversations.
+    pub(super) fn is_in_few(&self, user: &UserId, max: u32) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM (SELECT 1 FROM members INDEXED BY members_by_user WHERE user = ?1 AND left_seq IS NULL LIMIT ?2)";
+        let count = self.one(sql, (user.as_str(), max + 1), |row| row.get::<_, u32>(0))?;
+        Ok(count.unwrap_or_default() <= max)
+    }
+
     pub(super) fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let owner = self.owner(user)?;
         let sql =
