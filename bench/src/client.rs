@@ -292,6 +292,11 @@ impl Io {
         self.conns.len()
     }
 
+    /// Where connections go.
+    pub fn target(&self) -> SocketAddr {
+        self.target
+    }
+
     /// What is spoken.
     pub fn dialect(&self) -> &dyn Dialect {
         &*self.dialect

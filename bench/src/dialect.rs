@@ -1,9 +1,12 @@
 //! What a system under load speaks. One small trait, so that every system is driven and checked by the same client.
 //!
-//! A dialect knows bytes, nothing of time, sockets or statistics. A new one (Socket.IO, say) implements [`Dialect`] in a module
-//! of its own and is named in [`by_name`].
+//! A dialect knows bytes, nothing of time, sockets or statistics. A new one implements [`Dialect`] in a module of its own and is
+//! named in [`by_name`].
 
 mod native;
+mod socketio;
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 
@@ -85,6 +88,17 @@ pub struct Outgoing<'a> {
     pub text: &'a str,
 }
 
+/// A POST that creates a conversation where the socket cannot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rest {
+    /// The path.
+    pub path: String,
+    /// The JSON body.
+    pub body: String,
+    /// Where the answer has the new conversation's id: a JSON pointer.
+    pub id: String,
+}
+
 /// What a system under load speaks over one WebSocket per user.
 pub trait Dialect: Send + Sync {
     /// Path and headers of the upgrade that are particular to it: the path, then lines that end with CRLF.
@@ -93,6 +107,10 @@ pub trait Dialect: Send + Sync {
     fn login(&self, out: &mut Vec<u8>, token: &str);
     /// The text that asks for a conversation with these users, to be answered by [`Incoming::Created`].
     fn create(&self, out: &mut Vec<u8>, members: &[&str]);
+    /// How a conversation is created instead, where the socket has no word for it.
+    fn create_by_rest(&self, _members: &[&str]) -> Option<Rest> {
+        None
+    }
     /// The text that asks for the events of a conversation: those after `since`, or those that come.
     fn join(&self, out: &mut Vec<u8>, conversation: &str, since: Option<u32>);
     /// The text that sends a message.
@@ -105,14 +123,19 @@ pub trait Dialect: Send + Sync {
     fn echoes(&self) -> bool;
 }
 
-/// The dialects there are.
-pub const NAMES: [&str; 1] = ["native"];
+/// The dialects there are, besides files with the names of another system that speaks Socket.IO.
+pub const NAMES: [&str; 2] = ["native", "socketio"];
 
-/// The dialect of this name.
+/// The dialect of this name, or of this file.
 pub fn by_name(name: &str) -> Result<Box<dyn Dialect>> {
     match name {
         "native" => Ok(Box::new(native::Native::new())),
-        _ => bail!("there is no dialect `{name}`; known: {}", NAMES.join(", ")),
+        "socketio" => Ok(Box::new(socketio::SocketIo::chat())),
+        file if file.ends_with(".toml") => Ok(Box::new(socketio::SocketIo::of_file(Path::new(file))?)),
+        _ => bail!(
+            "there is no dialect `{name}`; known: {}, or a .toml file like bench/socketio.toml",
+            NAMES.join(", ")
+        ),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A GET at a time, for readiness and for reading histories. Waits.
+//! A request at a time: for readiness, for reading histories, for creating conversations. Waits.
 
 use std::{
     io::{Read, Write},
@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::dialect::Stamp;
+use crate::dialect::{Rest, Stamp};
 
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -18,12 +18,30 @@ const PAGE_EVENTS: u32 = 500;
 
 /// Status and body.
 pub fn get(target: SocketAddr, path: &str, token: Option<&str>) -> Result<(u16, Vec<u8>)> {
+    ask(target, "GET", path, token, None)
+}
+
+/// Creates a conversation; its id.
+pub fn create(target: SocketAddr, rest: &Rest, token: &str) -> Result<String> {
+    let (status, body) = ask(target, "POST", &rest.path, Some(token), Some(&rest.body))?;
+    if !(200..300).contains(&status) {
+        bail!("POST {} was answered {status}: {}", rest.path, String::from_utf8_lossy(&body));
+    }
+    let answer: serde_json::Value = serde_json::from_slice(&body).with_context(|| format!("the answer of POST {}", rest.path))?;
+    let id = answer.pointer(&rest.id).and_then(serde_json::Value::as_str);
+    id.map(str::to_owned)
+        .with_context(|| format!("the answer of POST {} has nothing at {}", rest.path, rest.id))
+}
+
+fn ask(target: SocketAddr, method: &str, path: &str, token: Option<&str>, body: Option<&str>) -> Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&target, ANSWER_MAX)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    let content = body.map(|body| format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+    let (content, body) = (content.unwrap_or_default(), body.unwrap_or_default());
     write!(
         stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}{content}\r\n{body}"
     )?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use crate::{
     client::{Client, Handler, Io, TICK},
     dialect::Incoming,
-    progress, token,
+    http, progress, token,
 };
 
 /// Nobody joins for so long: give up.
@@ -176,12 +176,24 @@ impl Joiner<'_> {
             self.ask(io, conn);
         } else if room.members[0] == conn {
             let others: Vec<&str> = room.members[1..].iter().map(|&member| self.roster.users[member].as_str()).collect();
-            io.text(conn, |dialect, out| dialect.create(out, &others));
+            match io.dialect().create_by_rest(&others) {
+                None => io.text(conn, |dialect, out| dialect.create(out, &others)),
+                Some(rest) => match http::create(io.target(), &rest, &self.roster.tokens[conn]) {
+                    Ok(id) => self.created(io, conn, id),
+                    Err(error) => self.fatal = Some(format!("creating a conversation: {error:#}")),
+                },
+            }
         } else {
             self.in_flight -= 1;
             io.close(conn);
             self.waiting.push_back(conn);
         }
+    }
+
+    fn created(&mut self, io: &mut Io, conn: usize, id: String) {
+        let room = self.roster.room_of[conn];
+        self.roster.rooms[room].id = id;
+        self.ask(io, conn);
     }
 
     fn joined(&mut self, conn: usize, head: u32, now: Instant) {
@@ -204,11 +216,7 @@ impl Handler for Joiner<'_> {
     fn incoming(&mut self, io: &mut Io, conn: usize, incoming: Incoming<'_>, now: Instant) {
         match incoming {
             Incoming::LoggedIn => self.logged_in(io, conn),
-            Incoming::Created(id) => {
-                let room = self.roster.room_of[conn];
-                self.roster.rooms[room].id = id.to_owned();
-                self.ask(io, conn);
-            }
+            Incoming::Created(id) => self.created(io, conn, id.to_owned()),
             Incoming::Joined { head } if !self.done[conn] => self.joined(conn, head, now),
             Incoming::Failed(code) => self.fatal = Some(format!("user {}: {code}", self.roster.users[conn])),
             other => {

@@ -75,7 +75,7 @@ enum Command {
 
 #[derive(Args)]
 struct Common {
-    /// What the server speaks
+    /// What the server speaks: native, socketio, or a .toml file like bench/socketio.toml
     #[arg(long, default_value = "native")]
     dialect: String,
     /// Drive this server (ws://HOST:PORT) instead of starting one; needs --secret
@@ -220,12 +220,7 @@ fn write_json(common: &Common, rows: &[Row], ratios: &[compare::Ratio]) -> Resul
 }
 
 fn options(common: &Common) -> Result<Options> {
-    ensure!(
-        dialect::NAMES.contains(&common.dialect.as_str()),
-        "there is no dialect `{}`; known: {}",
-        common.dialect,
-        dialect::NAMES.join(", ")
-    );
+    dialect::by_name(&common.dialect)?;
     raise_file_limit();
     let seconds = |seconds: Option<f64>| {
         seconds

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, What};
-use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, UserId};
+use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, Seq, UserId};
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -138,7 +138,10 @@ impl Chat {
     pub async fn event(self: &Arc<Self>, name: &str, args: &[&RawValue], ack: Option<u64>) {
         let json = args.first().map_or("{}", |arg| arg.get());
         let begun = match name {
-            "join_conversation" => self.join(json).await,
+            "join_conversation" => match self.join(json).await {
+                Ok(head) => return self.answer(ack, Ok(format!(r#"{{"seq":{head}}}"#))),
+                Err(refusal) => Err(refusal),
+            },
             "leave_conversation" => self.leave(json),
             "send_message" => self.send(json, ack),
             "mark_read" => self.mark_read(json, ack),
@@ -161,7 +164,8 @@ impl Chat {
         encode::answer(&self.session, self.namespace(), ack, result.map(write));
     }
 
-    async fn join(self: &Arc<Self>, json: &str) -> Result<Begun, Refusal> {
+    /// Returns the seq of the last event: what comes after it is pushed.
+    async fn join(self: &Arc<Self>, json: &str) -> Result<Seq, Refusal> {
         let conversation = conversation_of(json)?;
         let engine = &self.session.gateway.engine;
         let (row, member) = engine.authorize_read(&self.actor(), conversation).await?;
@@ -177,7 +181,7 @@ impl Chat {
             joined.insert(conversation);
         }
         engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
-        Ok(Begun::Done)
+        Ok(row.head)
     }
 
     fn leave(&self, json: &str) -> Result<Begun, Refusal> {
