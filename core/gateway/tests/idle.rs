@@ -10,7 +10,7 @@ use std::{
 #[allow(dead_code, reason = "only logins are needed here")]
 mod client;
 #[path = "ws/server.rs"]
-#[allow(dead_code, reason = "only direct conversations are needed here")]
+#[allow(dead_code, unused_imports, reason = "only direct conversations are needed here")]
 mod server;
 
 use client::Client;

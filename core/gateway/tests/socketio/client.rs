@@ -1,91 +1,23 @@
-//! A server on a port of its own, and clients of Engine.IO that can do what a good one never does.
+//! Clients of Engine.IO that can do what a good one never does.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To, ports::NoPlugins};
-use haggle_gateway::{
-    AuthConfig, Authenticator, Gateway, GatewaySettings, Origins, SocketIoSettings, auth,
-    http::{App, serve},
-};
-use haggle_model::{ConversationId, Limits};
-use haggle_store::MemoryStore;
+use haggle_gateway::SocketIoSettings;
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
     time::timeout,
 };
-use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use crate::server::{Server, token, token_for};
 
 /// Nothing in these tests takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
-
-pub struct Server {
-    pub address: SocketAddr,
-    pub gateway: Arc<Gateway>,
-    _stop: DropGuard,
-}
 
 impl Server {
-    pub async fn start() -> Server {
-        Server::with(|_| {}).await
-    }
-
     pub async fn with(change: impl FnOnce(&mut SocketIoSettings)) -> Server {
-        let limits = Limits {
-            rate_per_second: 1_000_000,
-            rate_burst: 1_000_000,
-            ..Limits::default()
-        };
-        let options = EngineOptions {
-            store: Arc::new(MemoryStore::new(1)),
-            hooks: Arc::new(NoPlugins),
-            limits,
-            clock: Arc::new(SystemClock),
-            erase_after: Duration::from_secs(86_400),
-            reject_unknown_users: false,
-        };
-        let engine = Engine::start(options).await.expect("the engine starts");
-        let mut settings = GatewaySettings::default();
-        settings.socketio.echo_namespaces = vec!["/echo".into(), "/".into()];
-        change(&mut settings.socketio);
-        let auth = Authenticator::new(AuthConfig {
-            secrets: vec![SECRET.to_vec()],
-            ..AuthConfig::default()
-        })
-        .expect("a key");
-        let origins = Origins::new(&["https://shop.example".to_string()], false).expect("an origin");
-        let gateway = Gateway::new(engine, auth, origins, settings);
-        // Small system buffers, so that who does not read is noticed after kilobytes and not after megabytes.
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_send_buffer_size(32 * 1024).expect("a small buffer");
-        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let listener = socket.listen(1024).expect("it listens");
-        let address = listener.local_addr().expect("it is bound");
-        let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, App::new(gateway.clone()), stop.clone()));
-        Server {
-            address,
-            gateway,
-            _stop: stop.drop_guard(),
-        }
-    }
-
-    pub async fn run(&self, user: &str, command: Command) -> Outcome {
-        let request = Request::new(Actor::user(user, "rest"), command);
-        self.gateway.engine.execute(request).await.expect("the command takes effect")
-    }
-
-    pub async fn say(&self, user: &str, conversation: ConversationId, text: &str) -> u32 {
-        let to = To::Conversation(conversation);
-        let message = NewMessage::text(text);
-        self.run(user, Command::Send { to, message }).await.seq
-    }
-
-    pub async fn direct(&self, a: &str, b: &str) -> ConversationId {
-        let new = NewConversation::Direct { with: b.into() };
-        self.run(a, Command::CreateConversation(new)).await.conversation
+        Server::set(|settings| change(&mut settings.socketio)).await
     }
 
     pub async fn get(&self, query: &str) -> Answer {
@@ -126,7 +58,21 @@ impl Server {
     }
 
     pub async fn upgrade(&self, query: &str) -> Result<Socket, Answer> {
-        Socket::open(self.address, query).await
+        self.upgrade_from("/socket.io/", query, "").await
+    }
+
+    /// With these header lines, on this path.
+    pub async fn upgrade_from(&self, path: &str, query: &str, headers: &str) -> Result<Socket, Answer> {
+        Socket::open(self.address, path, query, headers).await
+    }
+
+    /// A WebSocket session that has joined a namespace where everything is echoed.
+    pub async fn echo(&self) -> Socket {
+        let mut socket = self.upgrade("EIO=4&transport=websocket").await.expect("upgraded");
+        assert!(socket.text().await.starts_with('0'));
+        socket.send("40").await;
+        assert!(socket.text().await.starts_with("40{\"sid\""));
+        socket
     }
 
     /// A WebSocket session that has joined the chat.
@@ -140,14 +86,6 @@ impl Server {
     }
 }
 
-pub fn token(user: &str) -> String {
-    token_for(user, Duration::from_secs(3600))
-}
-
-pub fn token_for(user: &str, ttl: Duration) -> String {
-    auth::sign(SECRET, user, &[], ttl).expect("a token")
-}
-
 pub fn sid_of(open: &str) -> String {
     let json: Value = serde_json::from_str(open.strip_prefix('0').expect("an open packet")).expect("JSON");
     json["sid"].as_str().expect("an id").to_owned()
@@ -159,6 +97,14 @@ pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
+}
+
+impl Answer {
+    /// More of the body comes.
+    fn is_short(&self) -> bool {
+        let length = self.head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        length.is_some_and(|length| self.body.len() < length.parse().expect("a number"))
+    }
 }
 
 pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Answer {
@@ -202,10 +148,10 @@ pub enum Got {
 }
 
 impl Socket {
-    async fn open(address: SocketAddr, query: &str) -> Result<Socket, Answer> {
+    async fn open(address: SocketAddr, path: &str, query: &str, headers: &str) -> Result<Socket, Answer> {
         let mut stream = TcpStream::connect(address).await.expect("the server listens");
         let head = format!(
-            "GET /socket.io/?{query} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-extensions: permessage-deflate\r\n\r\n"
+            "GET {path}?{query} HTTP/1.1\r\nhost: localhost\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-extensions: permessage-deflate\r\n{headers}\r\n"
         );
         stream.write_all(head.as_bytes()).await.expect("the server reads");
         let mut buffer = Vec::new();
@@ -220,6 +166,9 @@ impl Socket {
             assert!(read > 0, "the server answers");
         };
         if !buffer.starts_with(b"HTTP/1.1 101") {
+            while parsed(&buffer).is_short() {
+                assert!(timeout(PATIENCE, stream.read_buf(&mut buffer)).await.expect("an answer").expect("an answer") > 0);
+            }
             return Err(parsed(&buffer));
         }
         let rest = buffer.split_off(end);

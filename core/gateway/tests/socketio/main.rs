@@ -3,4 +3,7 @@
 mod chat;
 mod client;
 mod polling;
+#[path = "../support/server.rs"]
+#[allow(dead_code, reason = "groups are needed elsewhere")]
+mod server;
 mod websocket;

@@ -1,116 +1,14 @@
-//! A gateway over an engine in memory, listening on a port of its own.
+//! The server of these tests, and its settings.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use haggle_gateway::WsSettings;
 
-use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To, ports::NoPlugins};
-use haggle_gateway::{
-    AuthConfig, Authenticator, Gateway, GatewaySettings, Origins, WsSettings, auth,
-    http::{App, serve},
-};
-use haggle_model::{ConversationId, Limits, UserId};
-use haggle_store::MemoryStore;
-use tokio::net::TcpSocket;
-use tokio_util::sync::{CancellationToken, DropGuard};
+#[path = "../support/server.rs"]
+mod shared;
 
-const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
-
-pub struct Server {
-    pub address: SocketAddr,
-    pub gateway: Arc<Gateway>,
-    _stop: DropGuard,
-}
+pub use shared::{Server, token, token_for};
 
 impl Server {
-    pub async fn start() -> Server {
-        Server::with(|_| {}).await
-    }
-
     pub async fn with(change: impl FnOnce(&mut WsSettings)) -> Server {
-        let limits = Limits {
-            rate_per_second: 1_000_000,
-            rate_burst: 1_000_000,
-            ..Limits::default()
-        };
-        let options = EngineOptions {
-            store: Arc::new(MemoryStore::new(1)),
-            hooks: Arc::new(NoPlugins),
-            limits,
-            clock: Arc::new(SystemClock),
-            erase_after: Duration::from_secs(86_400),
-            reject_unknown_users: false,
-        };
-        let engine = Engine::start(options).await.expect("the engine starts");
-        let mut settings = GatewaySettings::default();
-        (settings.ws.frames_per_second, settings.ws.frames_burst) = (0, 1_000);
-        change(&mut settings.ws);
-        let auth = Authenticator::new(AuthConfig {
-            secrets: vec![SECRET.to_vec()],
-            ..AuthConfig::default()
-        })
-        .expect("a key");
-        let origins = Origins::new(&["https://shop.example".to_string()], false).expect("an origin");
-        let gateway = Gateway::new(engine, auth, origins, settings);
-        // Small system buffers, so that who does not read is noticed after kilobytes and not after megabytes.
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_send_buffer_size(32 * 1024).expect("a small buffer");
-        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
-        let listener = socket.listen(1024).expect("it listens");
-        let address = listener.local_addr().expect("it is bound");
-        let stop = CancellationToken::new();
-        tokio::spawn(serve(listener, App::new(gateway.clone()), stop.clone()));
-        Server {
-            address,
-            gateway,
-            _stop: stop.drop_guard(),
-        }
+        Server::set(|settings| change(&mut settings.ws)).await
     }
-
-    pub async fn run(&self, user: &str, command: Command) -> Outcome {
-        self.gateway
-            .engine
-            .execute(Request::new(Actor::user(user, "rest"), command))
-            .await
-            .expect("the command takes effect")
-    }
-
-    /// Text of `user` in the conversation; its seq.
-    pub async fn say(&self, user: &str, conversation: ConversationId, text: &str) -> u32 {
-        self.run(
-            user,
-            Command::Send {
-                to: To::Conversation(conversation),
-                message: NewMessage::text(text),
-            },
-        )
-        .await
-        .seq
-    }
-
-    pub async fn direct(&self, a: &str, b: &str) -> ConversationId {
-        self.run(a, Command::CreateConversation(NewConversation::Direct { with: b.into() }))
-            .await
-            .conversation
-    }
-
-    pub async fn group(&self, admin: &str, others: &[&str]) -> ConversationId {
-        let participants = others.iter().map(|user| UserId::from(*user)).collect();
-        self.run(
-            admin,
-            Command::CreateConversation(NewConversation::Group {
-                participants,
-                name: None,
-                avatar: None,
-            }),
-        )
-        .await
-        .conversation
-    }
-}
-
-pub fn token(user: &str) -> String {
-    token_for(user, Duration::from_secs(3600))
-}
-
-pub fn token_for(user: &str, ttl: Duration) -> String {
-    auth::sign(SECRET, user, &[], ttl).expect("a token")
 }
