@@ -1,27 +1,41 @@
 //! Socket.IO v5 packets: `<type>[<n>-][<nsp>,][<ack>][json]`. No I/O; what events carry stays JSON text.
 
-use std::{borrow::Cow, collections::VecDeque};
+use std::{borrow::Cow, collections::VecDeque, fmt};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::{Value, value::RawValue};
+use serde::{
+    Deserialize, Deserializer as _,
+    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
 
 /// Binary parts of one packet.
-pub(crate) const ATTACHMENTS_MAX: usize = 10;
+pub const ATTACHMENTS_MAX: usize = 10;
 /// Names that belong to the client library itself.
 const RESERVED: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+/// Arguments of one event or ack; so many that no client has more, and few enough that a list of them stays small.
+pub const ARGS_MAX: usize = 256;
+/// The name of an event as it is written, in bytes.
+const NAME_BYTES_MAX: usize = 1024;
 /// Nesting of a packet with binary parts, which is searched for their places.
 const DEPTH_MAX: usize = 64;
 
 /// What a packet is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// Of a client: wants to join a namespace. Of the server: has joined.
     Connect,
+    /// Leaves a namespace.
     Disconnect,
+    /// A name and arguments.
     Event,
+    /// The answer to an event.
     Ack,
+    /// Has not joined.
     ConnectError,
+    /// An event with binary parts.
     BinaryEvent,
+    /// An answer with binary parts.
     BinaryAck,
 }
 
@@ -58,7 +72,8 @@ impl Kind {
 
 /// One packet without its binary parts.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet<'a> {
+pub struct Packet<'a> {
+    /// What it is.
     pub kind: Kind,
     /// `/` when it is not named.
     pub namespace: &'a str,
@@ -73,7 +88,7 @@ pub(crate) struct Packet<'a> {
 /// Text that is no packet, or one that this protocol does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a Socket.IO packet: {0}")]
-pub(crate) struct Malformed(pub &'static str);
+pub struct Malformed(pub &'static str);
 
 impl<'a> Packet<'a> {
     /// Takes the text apart and holds it to the rules of its kind.
@@ -136,7 +151,11 @@ impl<'a> Packet<'a> {
     /// The array of an event or ack.
     pub fn args(&self) -> Result<Vec<&'a RawValue>, Malformed> {
         let data = self.data.ok_or(Malformed("no data"))?;
-        serde_json::from_str(data.get()).map_err(|_| Malformed("malformed array"))
+        let mut args = serde_json::Deserializer::from_str(data.get());
+        let args = args
+            .deserialize_seq(Args)
+            .map_err(|_| Malformed("malformed array, or too many arguments"))?;
+        Ok(args)
     }
 
     /// Name and arguments of an event.
@@ -149,6 +168,7 @@ impl<'a> Packet<'a> {
         }
         let first = args.remove(0).get();
         let name = match first.as_bytes().first() {
+            _ if first.len() > NAME_BYTES_MAX => return Err(Malformed("the name of the event is too long")),
             Some(b'"') => serde_json::from_str::<Text<'a>>(first).map_err(|_| Malformed("malformed name"))?.0,
             Some(b'-' | b'0'..=b'9') => Cow::Borrowed(first),
             _ => return Err(Malformed("the name of an event is a text or a number")),
@@ -167,7 +187,7 @@ fn number(digits: &str) -> Option<u64> {
 
 /// A packet with everything that belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Whole {
+pub struct Whole {
     /// The packet's text, checked.
     pub text: String,
     /// Its binary parts, in the order of their numbers.
@@ -176,7 +196,7 @@ pub(crate) struct Whole {
 
 /// Puts packets and the binary parts that follow them together.
 #[derive(Debug, Default)]
-pub(crate) struct Assembler {
+pub struct Assembler {
     open: Option<Box<Open>>,
 }
 
@@ -227,33 +247,145 @@ impl Assembler {
     }
 }
 
+/// The raw elements of an array, up to [`ARGS_MAX`].
+struct Args;
+
+impl<'de> Visitor<'de> for Args {
+    type Value = Vec<&'de RawValue>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {ARGS_MAX} arguments")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut args = Vec::new();
+        while let Some(arg) = seq.next_element()? {
+            if args.len() > ARGS_MAX {
+                return Err(de::Error::invalid_length(args.len(), &self));
+            }
+            args.push(arg);
+        }
+        Ok(args)
+    }
+}
+
 /// Every placeholder names a part that comes.
 fn check_places(packet: &Packet<'_>) -> Result<(), Malformed> {
     let Some(data) = packet.data else { return Ok(()) };
-    let value: Value = serde_json::from_str(data.get()).map_err(|_| Malformed("malformed JSON"))?;
-    if check_value(&value, packet.attachments, 0) {
-        Ok(())
-    } else {
-        Err(Malformed("illegal attachments"))
+    let places = Places {
+        attachments: packet.attachments as u64,
+        depth: 0,
+    };
+    places
+        .deserialize(&mut serde_json::Deserializer::from_str(data.get()))
+        .map(drop)
+        .map_err(|_| Malformed("illegal attachments"))
+}
+
+/// Looks for placeholders and keeps nothing: a value's tree would be many times as large as its text.
+#[derive(Clone, Copy)]
+struct Places {
+    attachments: u64,
+    depth: usize,
+}
+
+/// What a placeholder is made of.
+#[derive(PartialEq)]
+enum Found {
+    True,
+    Number(u64),
+    Other,
+}
+
+impl Places {
+    fn deeper<E: de::Error>(self) -> Result<Places, E> {
+        if self.depth == DEPTH_MAX {
+            return Err(E::custom("nested too deep"));
+        }
+        Ok(Places {
+            depth: self.depth + 1,
+            ..self
+        })
     }
 }
 
-fn check_value(value: &Value, attachments: usize, depth: usize) -> bool {
-    if depth > DEPTH_MAX {
-        return false;
+impl<'de> DeserializeSeed<'de> for Places {
+    type Value = Found;
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
+        deserializer.deserialize_any(self)
     }
-    match value {
-        Value::Array(items) => items.iter().all(|item| check_value(item, attachments, depth + 1)),
-        Value::Object(fields) if fields.get("_placeholder") == Some(&Value::Bool(true)) => {
-            fields.get("num").and_then(Value::as_u64).is_some_and(|num| num < attachments as u64)
+}
+
+impl<'de> Visitor<'de> for Places {
+    type Value = Found;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Found, E> {
+        Ok(if value { Found::True } else { Found::Other })
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Found, E> {
+        Ok(Found::Number(value))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Found, E> {
+        Ok(Found::Other)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
+        let deeper = self.deeper()?;
+        while seq.next_element_seed(deeper)?.is_some() {}
+        Ok(Found::Other)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
+        let deeper = self.deeper()?;
+        let (mut is_place, mut num) = (false, None);
+        while let Some(key) = map.next_key::<Key>()? {
+            let found = map.next_value_seed(deeper)?;
+            match (key, found) {
+                (Key::Placeholder, found) => is_place = found == Found::True,
+                (Key::Num, Found::Number(of)) => num = Some(of),
+                (Key::Num, _) => num = None,
+                (Key::Other, _) => {}
+            }
         }
-        Value::Object(fields) => fields.values().all(|field| check_value(field, attachments, depth + 1)),
-        _ => true,
+        if is_place && num.is_none_or(|num| num >= self.attachments) {
+            return Err(de::Error::custom("no such part"));
+        }
+        Ok(Found::Other)
     }
+}
+
+/// The names that a placeholder has.
+#[derive(Deserialize)]
+enum Key {
+    #[serde(rename = "_placeholder")]
+    Placeholder,
+    #[serde(rename = "num")]
+    Num,
+    #[serde(other)]
+    Other,
 }
 
 /// Appends everything of a packet in front of its JSON.
-pub(crate) fn append_head(out: &mut Vec<u8>, kind: Kind, attachments: usize, namespace: &str, ack: Option<u64>) {
+pub fn append_head(out: &mut Vec<u8>, kind: Kind, attachments: usize, namespace: &str, ack: Option<u64>) {
     use std::io::Write;
     let written = (|| {
         write!(out, "{}", kind.digit())?;
@@ -365,11 +497,32 @@ mod tests {
     }
 
     #[test]
+    fn events_have_bounded_names_and_arguments() {
+        let args = |count| format!("2[\"a\"{}]", ",1".repeat(count));
+        assert_eq!(Packet::decode(&args(ARGS_MAX)).unwrap().event().unwrap().1.len(), ARGS_MAX);
+        assert!(Packet::decode(&args(ARGS_MAX + 1)).is_err());
+        assert!(Packet::decode(&format!("2[\"{}\"]", "a".repeat(NAME_BYTES_MAX - 2))).is_ok());
+        assert!(Packet::decode(&format!("2[\"{}\"]", "a".repeat(NAME_BYTES_MAX))).is_err());
+    }
+
+    #[test]
     fn placeholders_name_parts_that_come() {
         for num in ["1", "-1", "0.5", "\"0\"", "null", "1e9"] {
             let text = format!("51-[\"a\",{{\"_placeholder\":true,\"num\":{num}}}]");
             assert!(begin(&text).1.is_err(), "{num}");
         }
+        for (data, fits) in [
+            (r#"{"_placeholder":true,"num":0,"more":1}"#, true),
+            (r#"{"num":0,"_placeholder":true}"#, true),
+            (r#"{"num":7,"_placeholder":false}"#, true),
+            (r#"{"_placeholder":true}"#, false),
+            (r#"{"_placeholder":{"_placeholder":true,"num":3}}"#, false),
+            (r#"[[{"x":{"_placeholder":true,"num":2}}]]"#, false),
+        ] {
+            assert_eq!(begin(&format!("51-[\"a\",{data}]")).1.is_ok(), fits, "{data}");
+        }
+        let deep = |depth: usize| format!("51-[\"a\",{}{}]", "[".repeat(depth), "]".repeat(depth));
+        assert!(begin(&deep(DEPTH_MAX - 1)).1.is_ok() && begin(&deep(DEPTH_MAX)).1.is_err());
         assert!(begin("50-[\"a\"]").1.expect("no parts").is_some());
         let (mut assembler, _) = begin("51-[\"a\"]");
         assert!(assembler.part(Bytes::from(vec![0; 11]), 10).is_err(), "too large");

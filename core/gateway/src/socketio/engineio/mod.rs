@@ -2,7 +2,7 @@
 //! but that it is told of messages, of their order, and of the end.
 
 pub(super) mod http;
-pub(super) mod packet;
+pub mod packet;
 pub(super) mod session;
 pub(super) mod sessions;
 pub(super) mod websocket;

@@ -7,7 +7,7 @@ use base64::{
 };
 
 /// Stands between two packets of a payload.
-pub(crate) const SEPARATOR: u8 = 0x1e;
+pub const SEPARATOR: u8 = 0x1e;
 
 /// Padding is sent, and not asked for.
 const LENIENT: GeneralPurpose = GeneralPurpose::new(
@@ -17,7 +17,7 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 
 /// One packet of a client, or one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Packet<'a> {
+pub enum Packet<'a> {
     /// The server's first one.
     Open(&'a str),
     /// The session is over.
@@ -39,7 +39,7 @@ pub(crate) enum Packet<'a> {
 /// Bytes that are no packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an Engine.IO packet")]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 impl<'a> Packet<'a> {
     /// A packet as it stands in a text frame or, with `b` and base64 for bytes, in a payload.
@@ -63,7 +63,6 @@ impl<'a> Packet<'a> {
     }
 
     /// Appends the packet as it stands in a payload.
-    #[cfg(test)]
     pub fn append(&self, out: &mut Vec<u8>) {
         let (kind, text) = match self {
             Packet::Open(text) => (b'0', *text),
@@ -81,12 +80,12 @@ impl<'a> Packet<'a> {
 }
 
 /// The packets of a polling payload. An empty payload is malformed, as every packet needs its type.
-pub(crate) fn payload(text: &str) -> impl Iterator<Item = Result<Packet<'_>, Malformed>> {
+pub fn payload(text: &str) -> impl Iterator<Item = Result<Packet<'_>, Malformed>> {
     text.split(char::from(SEPARATOR)).map(Packet::decode)
 }
 
 /// Appends bytes as they stand in a payload.
-pub(crate) fn append_binary(out: &mut Vec<u8>, bytes: &[u8]) {
+pub fn append_binary(out: &mut Vec<u8>, bytes: &[u8]) {
     out.push(b'b');
     let start = out.len();
     out.resize(start + bytes.len().div_ceil(3) * 4, 0);

@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../exercise.rs"]
+#[allow(dead_code, reason = "other targets use the rest")]
+mod exercise;
+
+libfuzzer_sys::fuzz_target!(|text: &str| exercise::packet(text));
