@@ -180,12 +180,37 @@ impl Engine {
         }
     }
 
-    /// Forgets it. `reason` is a short word for metrics and the after-connection hook.
+    /// Forgets it. `reason` is a short word for metrics and the after-connection hook, which was told already of one that is
+    /// away.
     pub fn disconnect(&self, connection: &dyn Subscriber, reason: &str) {
         if self.inner.hub.disconnect(connection.user(), connection.id()) == Edge::Changed {
             self.inner.runtime.spawn(presence::went(self.inner.clone(), connection.user().clone()));
         }
+        if !connection.is_away() {
+            self.connection_changed(connection, false, reason);
+        }
+    }
+
+    /// The connection's client is gone and may come back: it goes on getting pushes, and everybody else sees it leave. `set`
+    /// makes it [`Subscriber::is_away`].
+    pub fn step_away(&self, connection: &dyn Subscriber, reason: &str, set: impl FnOnce()) {
+        self.change_presence(connection.user(), set);
         self.connection_changed(connection, false, reason);
+    }
+
+    /// The client is back: `set` makes the connection present again.
+    pub fn come_back(&self, connection: &dyn Subscriber, set: impl FnOnce()) {
+        self.connection_changed(connection, true, "");
+        self.change_presence(connection.user(), set);
+    }
+
+    fn change_presence(&self, user: &UserId, set: impl FnOnce()) {
+        let (engine, user) = (self.inner.clone(), user.clone());
+        match self.inner.hub.change(&user, set) {
+            Some(true) => drop(self.inner.runtime.spawn(presence::came(engine, user))),
+            Some(false) => drop(self.inner.runtime.spawn(presence::went(engine, user))),
+            None => {}
+        }
     }
 
     fn connection_changed(&self, connection: &dyn Subscriber, open: bool, reason: &str) {

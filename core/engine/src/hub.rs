@@ -138,6 +138,11 @@ pub trait Subscriber: Send + Sync {
     fn ended(&self, conversation: ConversationId);
     /// Asks the connection to close with a reason that tells the client to come back (`drain`) or not (`revoked`).
     fn close(&self, reason: &'static str);
+    /// Nobody is there at the moment: pushes are kept for a client that may come back, and its user is not online by it.
+    /// Changes only in [`Hub::change`].
+    fn is_away(&self) -> bool {
+        false
+    }
 }
 
 type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
@@ -168,8 +173,9 @@ impl Hub {
             if !users.get(connection.user()).is_some_and(|current| Arc::ptr_eq(current, &connections)) {
                 continue;
             }
+            let edge = if is_online(&list) { Edge::Same } else { Edge::Changed };
             list.push(connection);
-            return if list.len() == 1 { Edge::Changed } else { Edge::Same };
+            return edge;
         }
     }
 
@@ -180,13 +186,26 @@ impl Hub {
             return Edge::Same;
         };
         let mut list = connections.write();
-        let before = list.len();
+        let (before, was_online) = (list.len(), is_online(&list));
         list.retain(|connection| connection.id() != id);
-        if before == 0 || !list.is_empty() {
-            return Edge::Same;
+        if list.is_empty() && before > 0 {
+            users.remove(user);
         }
-        users.remove(user);
-        Edge::Changed
+        if was_online && !is_online(&list) { Edge::Changed } else { Edge::Same }
+    }
+
+    /// Lets a connection of the user become away or present again by `set`, and says whether the user is online by that
+    /// (`Some(true)`), is no longer, or is what it was (`None`).
+    pub fn change(&self, user: &UserId, set: impl FnOnce()) -> Option<bool> {
+        let Some(connections) = self.users.pin().get(user).cloned() else {
+            set();
+            return None;
+        };
+        let list = connections.write();
+        let before = is_online(&list);
+        set();
+        let after = is_online(&list);
+        (before != after).then_some(after)
     }
 
     /// Calls `f` for every connection of the user.
@@ -208,9 +227,9 @@ impl Hub {
         self.each(user, |connection| connection.offer(push));
     }
 
-    /// Has at least one connection.
+    /// Has at least one connection that is not away.
     pub fn online(&self, user: &UserId) -> bool {
-        self.users.pin().contains_key(user)
+        self.users.pin().get(user).is_some_and(|connections| is_online(&connections.read()))
     }
 
     /// Has a connection that has subscribed to the conversation.
@@ -220,8 +239,12 @@ impl Hub {
         watching
     }
 
-    /// Users with a connection.
+    /// Users with a connection that is not away.
     pub fn users_online(&self) -> usize {
-        self.users.len()
+        self.users.pin().values().filter(|connections| is_online(&connections.read())).count()
     }
+}
+
+fn is_online(connections: &[Arc<dyn Subscriber>]) -> bool {
+    connections.iter().any(|connection| !connection.is_away())
 }

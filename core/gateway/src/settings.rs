@@ -171,6 +171,25 @@ pub struct SocketIoSettings {
     pub packets_per_second: u32,
     /// Packets of one session at once.
     pub packets_burst: u32,
+    /// Namespaces whose clients, after a cut, get back their place and what they missed; the chat's is the one that can.
+    pub recovery_namespaces: Vec<String>,
+    /// How long a place is kept for a client that is away, and how far back what was sent is kept.
+    pub recovery_within: Duration,
+    /// Pushes kept for one client.
+    pub recovery_packets_max: usize,
+    /// Bytes kept for one client.
+    pub recovery_bytes_max: usize,
+    /// Clients that are away and for whom a place is kept; the one that went first loses it.
+    pub recovery_sessions_max: usize,
+    /// Bytes kept for all clients, shared ones counted for each of them.
+    pub recovery_total_bytes_max: usize,
+}
+
+impl SocketIoSettings {
+    /// Whether clients of the namespace get back what they missed.
+    pub fn recovers(&self, namespace: &str) -> bool {
+        self.recovery_namespaces.iter().any(|recovered| recovered == namespace)
+    }
 }
 
 impl Default for SocketIoSettings {
@@ -192,6 +211,12 @@ impl Default for SocketIoSettings {
             outbox_packets_max: 8192,
             packets_per_second: 500,
             packets_burst: 4000,
+            recovery_namespaces: Vec::new(),
+            recovery_within: Duration::from_secs(120),
+            recovery_packets_max: 1024,
+            recovery_bytes_max: 256 * 1024,
+            recovery_sessions_max: 10_000,
+            recovery_total_bytes_max: 256 * 1024 * 1024,
         }
     }
 }

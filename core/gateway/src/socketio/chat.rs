@@ -1,6 +1,12 @@
 //! A user in the namespace of conversations: its events become engine commands, and the engine's pushes its events.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, What};
 use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, Seq, UserId};
@@ -12,9 +18,10 @@ use super::{
     client, encode,
     engineio::session::{By, Session},
     metrics::Reason,
+    recovery::{self, AwaySince, Ring},
 };
 use crate::{
-    Identity,
+    Gateway, Identity,
     decode::{self, DecodeError, MessageBody},
     resource::{ConversationContext, ConversationResource, Time},
 };
@@ -28,9 +35,24 @@ const CLIENT_ID_BYTES_MAX: usize = 128;
 pub(crate) struct Chat {
     /// The id of the namespace's socket, as the client knows it.
     id: Arc<str>,
-    session: Arc<Session>,
+    me: Weak<Chat>,
+    gateway: Arc<Gateway>,
     user: UserId,
+    /// The secret by which the client is known again after a cut.
+    pid: Option<Box<str>>,
+    pub(super) place: Mutex<Place>,
+    /// What `place` says, for the hub.
+    away: AtomicBool,
     state: Mutex<State>,
+}
+
+/// Where the client is.
+pub(super) struct Place {
+    /// That carries what is said to the client; over, when the client is away.
+    pub session: Arc<Session>,
+    pub away: Option<AwaySince>,
+    /// What the client gets after a cut.
+    pub ring: Option<Box<Ring>>,
 }
 
 struct State {
@@ -91,17 +113,58 @@ enum Begun {
 }
 
 impl Chat {
-    pub fn new(session: Arc<Session>, id: Arc<str>, identity: Identity) -> Arc<Chat> {
-        Arc::new(Chat {
+    /// `pid`: of a client that may be recovered.
+    pub fn new(session: Arc<Session>, id: Arc<str>, pid: Option<Box<str>>, identity: Identity) -> Arc<Chat> {
+        let ring = pid.is_some().then(|| session.gateway.socketio.recovery.ring());
+        let gateway = session.gateway.clone();
+        let place = Place { session, away: None, ring };
+        Arc::new_cyclic(|me| Chat {
             id,
-            session,
+            me: me.clone(),
+            gateway,
             user: identity.user,
+            pid,
+            place: Mutex::new(place),
+            away: AtomicBool::new(false),
             state: Mutex::new(State {
                 roles: identity.roles,
                 expires_at: identity.expires_at,
                 joined: BTreeSet::new(),
             }),
         })
+    }
+
+    /// The secret by which the client is known again.
+    pub fn pid(&self) -> Option<&str> {
+        self.pid.as_deref()
+    }
+
+    fn session(&self) -> Arc<Session> {
+        self.place.lock().session.clone()
+    }
+
+    /// Takes on what another token of the same user says.
+    pub fn authenticated(&self, identity: Identity) {
+        let mut state = self.state.lock();
+        (state.roles, state.expires_at) = (identity.roles, identity.expires_at);
+    }
+
+    /// Tells the hub's side what the place says. Called by [`haggle_engine::hub::Hub::change`] alone.
+    pub fn note_away(&self) {
+        self.away.store(self.place.lock().away.is_some(), Ordering::Release);
+    }
+
+    /// The client did not come back.
+    pub fn forget(&self) {
+        self.gateway.engine.disconnect(self, "not recovered");
+    }
+
+    /// Asks who is there in the conversations that were joined.
+    pub fn see_presence(self: &Arc<Self>) {
+        let joined = self.state.lock().joined.clone();
+        for conversation in joined {
+            self.gateway.engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
+        }
     }
 
     /// When the token ends.
@@ -111,7 +174,7 @@ impl Chat {
 
     /// The wall clock.
     pub fn now(&self) -> Millis {
-        self.session.gateway.engine.now()
+        self.gateway.engine.now()
     }
 
     /// What a client is told that has authenticated late or again.
@@ -121,7 +184,7 @@ impl Chat {
     }
 
     fn namespace(&self) -> &str {
-        &self.session.settings().namespace
+        &self.gateway.settings.socketio.namespace
     }
 
     fn actor(&self) -> Actor {
@@ -161,18 +224,18 @@ impl Chat {
 
     fn answer(&self, ack: Option<u64>, result: Result<String, Refusal>) {
         let write = |data: String| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes());
-        encode::answer(&self.session, self.namespace(), ack, result.map(write));
+        encode::answer(&self.session(), self.namespace(), ack, result.map(write));
     }
 
     /// Returns the seq of the last event: what comes after it is pushed.
     async fn join(self: &Arc<Self>, json: &str) -> Result<Seq, Refusal> {
         let conversation = conversation_of(json)?;
-        let engine = &self.session.gateway.engine;
+        let engine = &self.gateway.engine;
         let (row, member) = engine.authorize_read(&self.actor(), conversation).await?;
         if member.is_none() && row.kind() != ConversationKind::Broadcast {
             return Err(Refusal::forbidden("only participants can join"));
         }
-        let max = self.session.gateway.settings.ws.subscriptions_max;
+        let max = self.gateway.settings.ws.subscriptions_max;
         {
             let joined = &mut self.state.lock().joined;
             if joined.len() >= max && !joined.contains(&conversation) {
@@ -232,18 +295,18 @@ impl Chat {
             return Err(Refusal::bad("/clientMessageId", message));
         }
         let request = Request::new(self.actor(), command).with_client_id(client_id);
-        self.session.gateway.engine.submit(request, self.reply(ack, write));
+        self.gateway.engine.submit(request, self.reply(ack, write));
         Ok(Begun::Later)
     }
 
     /// Counts a request and says how it is answered, from whichever thread.
     fn reply(self: &Arc<Self>, ack: Option<u64>, write: fn(&mut Vec<u8>, &haggle_engine::Outcome)) -> Reply {
-        let chat = self.clone();
-        chat.session.begin_request();
+        let (chat, session) = (self.clone(), self.session());
+        session.begin_request();
         Box::new(move |result| {
             let result = result.map(|outcome| move |out: &mut Vec<u8>| write(out, &outcome));
-            encode::answer(&chat.session, chat.namespace(), ack, result);
-            chat.session.end_request();
+            encode::answer(&session, chat.namespace(), ack, result);
+            session.end_request();
         })
     }
 
@@ -255,50 +318,62 @@ impl Chat {
             return Err(Refusal::bad("/messageId", "/messageId: of another conversation"));
         }
         let reply = self.reply(ack, |out, _| out.extend_from_slice(b"{}"));
-        let engine = &self.session.gateway.engine;
+        let engine = &self.gateway.engine;
         engine.mark(&self.actor(), message.conversation, None, Some(message.seq), Some(reply));
         Ok(Begun::Later)
     }
 
     fn typing(&self, json: &str, on: bool) -> Result<Begun, Refusal> {
         let conversation = conversation_of(json)?;
-        self.session.gateway.engine.typing(&self.actor(), conversation, on);
+        self.gateway.engine.typing(&self.actor(), conversation, on);
         Ok(Begun::Done)
     }
 
     fn online(&self, json: &str) -> Result<Begun, Refusal> {
         let body: Online = decode::parse(json.as_bytes())?;
-        self.session.gateway.engine.presence_hint(&self.actor(), body.is_online);
+        self.gateway.engine.presence_hint(&self.actor(), body.is_online);
         Ok(Begun::Done)
     }
 
     /// A new token of the same user.
     async fn authenticate(&self, json: &str, ack: Option<u64>) {
         let identity = match decode::parse::<Authenticate>(json.as_bytes()) {
-            Ok(Authenticate { token }) => client::identity(&self.session, &token).await,
+            Ok(Authenticate { token }) => client::identity(&self.gateway, &token).await,
             Err(error) => Err(error.into()),
         };
         let renewed = identity.and_then(|identity| {
             if identity.user != self.user {
                 return Err(Refusal::forbidden("this connection is another user's"));
             }
-            let mut state = self.state.lock();
-            (state.roles, state.expires_at) = (identity.roles, identity.expires_at);
+            self.authenticated(identity);
             Ok(())
         });
         if renewed.is_ok() {
-            self.session.call_spaces_at(Some(tokio::time::Instant::now())); // Which finds out when to look again.
+            self.session().call_spaces_at(Some(tokio::time::Instant::now())); // Which finds out when to look again.
         }
         self.answer(ack, renewed.map(|()| self.authenticated_json()));
     }
 
     // Out.
 
+    fn to(&self) -> encode::To<'_> {
+        let offsets = self.pid.is_some().then(|| self.gateway.socketio.recovery.offsets());
+        encode::To {
+            namespace: self.namespace(),
+            offsets,
+        }
+    }
+
     fn push(&self, push: &Arc<Push>) {
-        let (namespace, now) = (self.namespace(), self.now());
-        let frames = push.encoded(encode::SLOT, |what| encode::push(namespace, now, what));
-        if !frames.is_empty() {
-            self.session.push(frames);
+        let frames = push.encoded(encode::SLOT, |what| encode::push(self.to(), self.now(), what));
+        if frames.is_empty() {
+            return;
+        }
+        let mut place = self.place.lock();
+        if encode::is_volatile(&push.what) {
+            place.session.push(frames);
+        } else {
+            recovery::push(&mut place, frames);
         }
     }
 
@@ -306,21 +381,19 @@ impl Chat {
         if let Event::ParticipantJoined { user, .. } = &published.entry.event
             && *user == self.user
             && published.kind != ConversationKind::Personal
+            && let Some(chat) = self.me.upgrade()
         {
-            let (session, user, conversation) = (self.session.clone(), self.user.clone(), published.entry.conversation);
-            self.session
-                .gateway
-                .socketio
-                .runtime()
-                .spawn(async move { tell_new_conversation(&session, &user, conversation).await });
+            let conversation = published.entry.conversation;
+            let runtime = self.gateway.socketio.runtime();
+            runtime.spawn(async move { tell_new_conversation(&chat, conversation).await });
         }
         self.push(push);
     }
 }
 
 /// Shows a conversation to somebody who has just come into it.
-async fn tell_new_conversation(session: &Arc<Session>, user: &UserId, conversation: ConversationId) {
-    let engine = &session.gateway.engine;
+async fn tell_new_conversation(chat: &Chat, conversation: ConversationId) {
+    let (engine, user) = (&chat.gateway.engine, &chat.user);
     let row = match engine.inbox_row(user, conversation).await {
         Ok(Some(row)) => row,
         Ok(None) => return, // Gone again.
@@ -341,7 +414,8 @@ async fn tell_new_conversation(session: &Arc<Session>, user: &UserId, conversati
         last_message: None,
     };
     let resource = ConversationResource::new(&row, context);
-    session.push(encode::new_conversation(&session.settings().namespace, &resource, row.conversation.head));
+    let frames = encode::new_conversation(chat.to(), &resource, row.conversation.head);
+    recovery::push(&mut chat.place.lock(), frames);
 }
 
 fn conversation_of(json: &str) -> Result<ConversationId, Refusal> {
@@ -371,7 +445,7 @@ impl Subscriber for Chat {
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {
-        self.state.lock().joined.contains(&conversation)
+        !self.is_away() && self.state.lock().joined.contains(&conversation)
     }
 
     fn offer(&self, push: &Arc<Push>) {
@@ -393,6 +467,10 @@ impl Subscriber for Chat {
         } else {
             Reason::ForcedServerClose
         };
-        self.session.close(reason, By::Server);
+        self.session().close(reason, By::Server);
+    }
+
+    fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
     }
 }

@@ -18,8 +18,9 @@ use super::{
     },
     metrics::{self, Reason},
     packet::{Assembler, Kind, Packet, Whole},
+    recovery::{self, Asked},
 };
-use crate::{AuthError, Identity, decode, metrics::AUTH_FAILURES, settings::SocketIoSettings, ws::bucket::Bucket};
+use crate::{AuthError, Gateway, Identity, decode, metrics::AUTH_FAILURES, settings::SocketIoSettings, ws::bucket::Bucket};
 
 /// Namespaces that one session may be in.
 const SPACES_MAX: usize = 16;
@@ -185,7 +186,7 @@ async fn connect(session: &Arc<Session>, packet: Packet<'_>) {
             next_ack: 0,
             questions: VecDeque::new(),
         };
-        return joined(session, namespace, &new_id(&settings.node), Space::Echo(echo));
+        return joined(session, namespace, &new_id(&settings.node), None, Space::Echo(echo));
     }
     if namespace != settings.namespace {
         tracing::debug!(asked = namespace, have = %settings.namespace, "a Socket.IO client asked for a namespace that is not there (socketio.namespace)");
@@ -195,18 +196,15 @@ async fn connect(session: &Arc<Session>, packet: Packet<'_>) {
         Ok(token) => token.or_else(|| session.token.as_deref().map(str::to_owned)),
         Err(error) => return refuse_login(session, &error.into()),
     };
-    let sid: Arc<str> = new_id(&settings.node).into();
     match token {
-        Some(token) => match login(session, sid.clone(), &token).await {
-            Ok(chat) => {
-                joined(session, namespace, &sid, Space::Chat(chat.clone()));
-                entered(session, chat);
+        Some(token) => {
+            if let Err(refusal) = admit(session, &Asked::of(packet.data), &token).await {
+                refuse_login(session, &refusal);
             }
-            Err(refusal) => refuse_login(session, &refusal),
-        },
+        }
         None if settings.auth_grace > Duration::ZERO => {
-            let until = Instant::now() + settings.auth_grace;
-            joined(session, namespace, &sid.clone(), Space::Waiting { sid, until });
+            let (sid, until): (Arc<str>, _) = (new_id(&settings.node).into(), Instant::now() + settings.auth_grace);
+            joined(session, namespace, &sid.clone(), None, Space::Waiting { sid, until });
             session.call_spaces_at(Some(until));
         }
         None => refuse_login(session, &AuthError::Missing.into()),
@@ -245,31 +243,59 @@ fn refuse_login(session: &Arc<Session>, refusal: &Refusal) {
     } else {
         &*refusal.message
     };
+    if matches!(refusal.code, ErrorCode::Unauthenticated | ErrorCode::TokenExpired) {
+        tracing::debug!(
+            code = %refusal.code,
+            "a Socket.IO client was refused: its token comes in `auth.token`, in the header Authorization, in the query \
+             (socketio.query_token) or by `authenticate` (socketio.auth_grace_ms), and must fit [auth]"
+        );
+    }
     refuse(session, &session.settings().namespace, message, Some(refusal.code), "refused");
 }
 
-fn joined(session: &Arc<Session>, namespace: &str, sid: &str, space: Space) {
+fn joined(session: &Arc<Session>, namespace: &str, sid: &str, pid: Option<&str>, space: Space) {
     count_connect("joined");
     session.joined();
     session.spaces.lock().list.push(space);
-    session.push(encode::connected(namespace, sid));
+    session.push(encode::connected(namespace, sid, pid));
 }
 
-/// Makes a chat of a token. Counts its user.
-async fn login(session: &Arc<Session>, sid: Arc<str>, token: &str) -> Result<Arc<Chat>, Refusal> {
-    let identity = identity(session, token).await?;
+/// A client of the chat is in its place again; the rest is [`super::recovery`]'s.
+pub(super) fn rejoined(session: &Arc<Session>, chat: &Arc<Chat>) {
+    count_connect("joined");
+    session.joined();
+    session.spaces.lock().list.push(Space::Chat(chat.clone()));
+}
+
+/// Lets a client into the chat: into the place it had, or a new one.
+async fn admit(session: &Arc<Session>, asked: &Asked, token: &str) -> Result<(), Refusal> {
+    let settings = session.settings();
+    let identity = identity(&session.gateway, token).await?;
+    if let Some(chat) = recovery::resume(session, asked, &identity)? {
+        watch(session, &chat);
+        return Ok(());
+    }
+    let pid = settings.recovers(&settings.namespace).then(|| new_id(&settings.node).into());
+    let chat = login(session, new_id(&settings.node).into(), pid, identity).await?;
+    joined(session, &settings.namespace, chat.id(), chat.pid(), Space::Chat(chat.clone()));
+    entered(session, chat);
+    Ok(())
+}
+
+/// Makes a chat of an identity. Counts its user.
+async fn login(session: &Arc<Session>, sid: Arc<str>, pid: Option<Box<str>>, identity: Identity) -> Result<Arc<Chat>, Refusal> {
     let gateway = &session.gateway;
     gateway.engine.see_user(&identity.user).await?;
     let max = gateway.settings.ws.connections_per_user_max;
     if !gateway.connections.enter(&identity.user, max) {
         return Err(Refusal::new(ErrorCode::RateLimited, format!("at most {max} connections of one user")));
     }
-    Ok(Chat::new(session.clone(), sid, identity))
+    Ok(Chat::new(session.clone(), sid, pid, identity))
 }
 
 /// Who a token speaks for.
-pub(super) async fn identity(session: &Session, token: &str) -> Result<Identity, Refusal> {
-    session.gateway.auth.authenticate(token).await.map_err(|error| {
+pub(super) async fn identity(gateway: &Gateway, token: &str) -> Result<Identity, Refusal> {
+    gateway.auth.authenticate(token).await.map_err(|error| {
         ::metrics::counter!(AUTH_FAILURES, "reason" => error.as_str()).increment(1);
         error.into()
     })
@@ -277,9 +303,14 @@ pub(super) async fn identity(session: &Session, token: &str) -> Result<Identity,
 
 /// From here on the engine's pushes come.
 fn entered(session: &Arc<Session>, chat: Arc<Chat>) {
-    let deadline = deadline_of(&chat, Instant::now());
-    session.gateway.engine.connect(chat);
-    session.call_spaces_at(deadline);
+    session.gateway.socketio.recovery.enter(&chat);
+    session.gateway.engine.connect(chat.clone());
+    watch(session, &chat);
+}
+
+/// Watches the token's time.
+fn watch(session: &Arc<Session>, chat: &Chat) {
+    session.call_spaces_at(deadline_of(chat, Instant::now()));
     if session.is_over() {
         leave_all(session, Reason::TransportClose); // The end may have missed it.
     }
@@ -307,7 +338,11 @@ async fn early_event(session: &Arc<Session>, name: &str, args: &[&RawValue], ack
         Ok(Authenticate { token }) => token,
         Err(error) => return answer(Err(error.into())),
     };
-    match login(session, sid, &token).await {
+    let chat = match identity(&session.gateway, &token).await {
+        Ok(identity) => login(session, sid, None, identity).await,
+        Err(refusal) => Err(refusal),
+    };
+    match chat {
         Err(refusal) => answer(Err(refusal)),
         Ok(chat) => {
             let data = chat.authenticated_json();
@@ -341,8 +376,7 @@ fn leave(session: &Arc<Session>, namespace: &str, reason: Reason) {
 
 fn left(session: &Session, space: &Space, reason: Reason) {
     if let Space::Chat(chat) = space {
-        session.gateway.engine.disconnect(&**chat as &dyn Subscriber, reason.as_str());
-        session.gateway.connections.leave(chat.user());
+        recovery::left(chat, session, reason);
     }
 }
 

@@ -1,6 +1,13 @@
 //! What the server says, as WebSocket frames of an Engine.IO message each; one push may be several of them.
 
-use std::{collections::VecDeque, io::Write, sync::Arc};
+use std::{
+    collections::VecDeque,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use haggle_engine::{Outcome, Published, Refusal, What};
@@ -69,9 +76,12 @@ pub(super) fn array(out: &mut Vec<u8>, name: Option<&str>, args: &[&RawValue]) {
     out.push(b']');
 }
 
-/// The namespace is joined.
-pub(super) fn connected(namespace: &str, sid: &str) -> Bytes {
-    text(Kind::Connect, namespace, None, |out| put!(out, r#"{{"sid":"{sid}"}}"#))
+/// The namespace is joined; with the secret of a client that may be recovered.
+pub(super) fn connected(namespace: &str, sid: &str, pid: Option<&str>) -> Bytes {
+    text(Kind::Connect, namespace, None, |out| match pid {
+        Some(pid) => put!(out, r#"{{"sid":"{sid}","pid":"{pid}"}}"#),
+        None => put!(out, r#"{{"sid":"{sid}"}}"#),
+    })
 }
 
 /// The namespace is not joined.
@@ -171,26 +181,49 @@ pub(super) fn command_answer(out: &mut Vec<u8>, outcome: &Outcome) {
 }
 
 /// `new_conversation`, as one participant sees it.
-pub(super) fn new_conversation(namespace: &str, conversation: &ConversationResource<'_>, seq: u32) -> Bytes {
-    text(Kind::Event, namespace, None, |out| {
-        out.extend_from_slice(br#"["new_conversation",{"conversation":"#);
+pub(super) fn new_conversation(to: To<'_>, conversation: &ConversationResource<'_>, seq: u32) -> Bytes {
+    let mut out = Vec::new();
+    emit(&mut out, to, "new_conversation", |out| {
+        out.extend_from_slice(br#"{"conversation":"#);
         json(out, conversation);
-        put!(out, r#","seq":{seq}}}]"#);
-    })
+        put!(out, r#","seq":{seq}}}"#);
+    });
+    Bytes::from(out)
+}
+
+/// Where events go.
+#[derive(Clone, Copy)]
+pub(super) struct To<'a> {
+    pub namespace: &'a str,
+    /// Numbers for the ends of events, by which clients that may be recovered say how much they have seen.
+    pub offsets: Option<&'a AtomicU64>,
+}
+
+impl<'a> To<'a> {
+    /// Events that are not sent again, and so have no number.
+    pub fn once(namespace: &'a str) -> To<'a> {
+        To { namespace, offsets: None }
+    }
+}
+
+/// What goes by is not sent again.
+pub(super) fn is_volatile(what: &What) -> bool {
+    matches!(what, What::Typing { .. } | What::Presence { .. })
 }
 
 /// Everything the namespace says about a push; empty where it says nothing.
-pub(super) fn push(namespace: &str, now: Millis, what: &What) -> Bytes {
+pub(super) fn push(to: To<'_>, now: Millis, what: &What) -> Bytes {
+    let to = if is_volatile(what) { To::once(to.namespace) } else { to };
     let mut out = Vec::with_capacity(512);
     match what {
-        What::Event(published) => event(&mut out, namespace, published),
+        What::Event(published) => event(&mut out, to, published),
         What::Mark { mark, .. } if mark.read_seq == 0 => {}
         What::Mark {
             conversation,
             user,
             mark,
             at,
-        } => emit(&mut out, namespace, "message_read", |out| {
+        } => emit(&mut out, to, "message_read", |out| {
             let id = conversation.message(mark.read_seq);
             put!(out, r#"{{"messageId":"{id}","conversationId":"{conversation}","readBy":"#);
             json(out, user.as_str());
@@ -201,7 +234,7 @@ pub(super) fn push(namespace: &str, now: Millis, what: &What) -> Bytes {
             user,
             name,
             on,
-        } => emit(&mut out, namespace, "user_typing", |out| {
+        } => emit(&mut out, to, "user_typing", |out| {
             put!(out, r#"{{"conversationId":"{conversation}","userId":"#);
             json(out, user.as_str());
             put!(out, r#","isTyping":{on},"user":{{"_id":"#);
@@ -212,7 +245,7 @@ pub(super) fn push(namespace: &str, now: Millis, what: &What) -> Bytes {
             json(out, name);
             out.extend_from_slice(b"}}");
         }),
-        What::Presence { user, online, last_seen } => emit(&mut out, namespace, "user_online_status", |out| {
+        What::Presence { user, online, last_seen } => emit(&mut out, to, "user_online_status", |out| {
             out.extend_from_slice(br#"{"userId":"#);
             json(out, user.as_str());
             put!(out, r#","isOnline":{online},"lastSeen":"#);
@@ -220,32 +253,35 @@ pub(super) fn push(namespace: &str, now: Millis, what: &What) -> Bytes {
             json(out, &last_seen.or(online.then_some(now)).map(Time));
             out.push(b'}');
         }),
-        What::Custom { name, payload, .. } => emit(&mut out, namespace, name, |out| json(out, &Raw(payload))),
+        What::Custom { name, payload, .. } => emit(&mut out, to, name, |out| json(out, &Raw(payload))),
     }
     out.shrink_to_fit(); // What is shared may live as long as the slowest reader.
     Bytes::from(out)
 }
 
-fn emit(out: &mut Vec<u8>, namespace: &str, name: &str, payload: impl FnOnce(&mut Vec<u8>)) {
-    append(out, Kind::Event, 0, namespace, None, |out| {
+fn emit(out: &mut Vec<u8>, to: To<'_>, name: &str, payload: impl FnOnce(&mut Vec<u8>)) {
+    append(out, Kind::Event, 0, to.namespace, None, |out| {
         out.push(b'[');
         json(out, name);
         out.push(b',');
         payload(out);
+        if let Some(offsets) = to.offsets {
+            put!(out, r#","{}""#, offsets.fetch_add(1, Ordering::Relaxed));
+        }
         out.push(b']');
     });
 }
 
-fn event(out: &mut Vec<u8>, namespace: &str, published: &Published) {
+fn event(out: &mut Vec<u8>, to: To<'_>, published: &Published) {
     let view = EventView::from(published);
     if published.kind == ConversationKind::Personal {
         if let Event::Notified(_) = view.event {
-            emit(out, namespace, "notification", |out| json(out, &EventData(view)));
+            emit(out, to, "notification", |out| json(out, &EventData(view)));
         }
         return;
     }
     if view.event.message_seq(view.seq).is_none() {
-        return other_event(out, namespace, view);
+        return other_event(out, to, view);
     }
     let about = |out: &mut Vec<u8>| {
         put!(out, r#"{{"conversationId":"{}","message":"#, view.conversation);
@@ -253,12 +289,12 @@ fn event(out: &mut Vec<u8>, namespace: &str, published: &Published) {
         put!(out, r#","seq":{}}}"#, view.seq);
     };
     let Event::MessageCreated(content) = view.event else {
-        return emit(out, namespace, "message_updated", about);
+        return emit(out, to, "message_updated", about);
     };
-    emit(out, namespace, "new_message", about);
-    emit(out, namespace, "message_received", about);
+    emit(out, to, "new_message", about);
+    emit(out, to, "message_received", about);
     if content.countable {
-        emit(out, namespace, "conversation_updated", |out| {
+        emit(out, to, "conversation_updated", |out| {
             put!(out, r#"{{"conversationId":"{}","lastMessage":"#, view.conversation);
             json(out, preview(view.message.map_or(&content.text, |message| &message.content.text)));
             put!(out, r#","lastMessageAt":"{}","seq":{}}}"#, Time(view.at), view.seq);
@@ -267,8 +303,8 @@ fn event(out: &mut Vec<u8>, namespace: &str, published: &Published) {
 }
 
 /// What is not about a message still has a seq, which a client must see to know that it misses nothing.
-fn other_event(out: &mut Vec<u8>, namespace: &str, view: EventView<'_>) {
-    emit(out, namespace, "conversation_updated", |out| {
+fn other_event(out: &mut Vec<u8>, to: To<'_>, view: EventView<'_>) {
+    emit(out, to, "conversation_updated", |out| {
         put!(out, r#"{{"conversationId":"{}","event":"#, view.conversation);
         json(out, view.event.name());
         out.extend_from_slice(br#","data":"#);
@@ -299,7 +335,7 @@ mod tests {
     }
 
     fn of(what: What) -> Vec<Value> {
-        events(&Push::new(what).encoded(SLOT, |what| push("/chat", 5_000, what)))
+        events(&Push::new(what).encoded(SLOT, |what| push(To::once("/chat"), 5_000, what)))
     }
 
     fn published(kind: ConversationKind, event: Event) -> What {
@@ -406,6 +442,25 @@ mod tests {
             payload: "[1]".into(),
         };
         assert_eq!(of(custom), [json!(["x.p.blink", [1]])]);
+    }
+
+    #[test]
+    fn what_may_be_recovered_ends_with_a_number() {
+        let offsets = AtomicU64::new(7);
+        let to = To {
+            namespace: "/chat",
+            offsets: Some(&offsets),
+        };
+        let all = events(&push(to, 5_000, &published(ConversationKind::Direct, Event::MessageCreated(content()))));
+        let numbers: Vec<_> = all.iter().map(|event| event[2].as_str().unwrap()).collect();
+        assert_eq!(numbers, ["7", "8", "9"]);
+        let presence = What::Presence {
+            user: "ann".into(),
+            online: true,
+            last_seen: None,
+        };
+        assert_eq!(events(&push(to, 5_000, &presence))[0].as_array().map(Vec::len), Some(2));
+        assert_eq!(offsets.load(Ordering::Relaxed), 10);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The metrics of Socket.IO by name.
 
-use metrics::{Counter, Gauge, Unit, counter, describe_counter, gauge};
+use metrics::{Counter, Gauge, Unit, counter, describe_counter, describe_gauge, gauge};
 
 use crate::metrics::{CONNECTIONS, CONNECTIONS_OPENED};
 
@@ -14,6 +14,12 @@ pub const MISROUTED: &str = "haggle_socketio_misrouted_total";
 pub const CONNECTS: &str = "haggle_socketio_connects_total";
 /// Sessions that went from polling to WebSocket.
 pub const UPGRADES: &str = "haggle_socketio_upgrades_total";
+/// Clients that asked for their place after a cut; label `result` (`recovered`, `unknown`, `lost`).
+pub const RECOVERIES: &str = "haggle_socketio_recoveries_total";
+/// Clients that are away and for whom a place is kept.
+pub const RECOVERY_AWAY: &str = "haggle_socketio_recovery_away";
+/// What is kept for clients that may miss it.
+pub const RECOVERY_BYTES: &str = "haggle_socketio_recovery_bytes";
 
 /// Why a session or a place in a namespace ends, as the protocol's server names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +61,14 @@ impl Reason {
             Reason::ServerNamespaceDisconnect => "server namespace disconnect",
         }
     }
+
+    /// The connection went and not the client's wish to be here.
+    pub fn is_a_cut(self) -> bool {
+        !matches!(
+            self,
+            Reason::ParseError | Reason::ClientNamespaceDisconnect | Reason::ServerNamespaceDisconnect | Reason::ServerShuttingDown
+        )
+    }
 }
 
 /// Describes every metric of this module and registers it at 0.
@@ -64,6 +78,17 @@ pub fn describe() {
     describe_counter!(MISROUTED, Unit::Count, "Socket.IO requests for a session of another node");
     describe_counter!(CONNECTS, Unit::Count, "Socket.IO namespaces asked for, by result");
     describe_counter!(UPGRADES, Unit::Count, "Socket.IO sessions that went from polling to WebSocket");
+    describe_counter!(
+        RECOVERIES,
+        Unit::Count,
+        "Socket.IO clients that asked for their place after a cut, by result"
+    );
+    describe_gauge!(RECOVERY_AWAY, Unit::Count, "Socket.IO clients that are away and for whom a place is kept");
+    describe_gauge!(
+        RECOVERY_BYTES,
+        Unit::Bytes,
+        "Events kept for Socket.IO clients that may miss them, shared ones counted for each"
+    );
     for reason in Reason::ALL {
         counter!(CLOSES, "reason" => reason.as_str()).absolute(0);
     }
@@ -75,6 +100,11 @@ pub fn describe() {
         counter!(CONNECTS, "result" => result).absolute(0);
     }
     counter!(UPGRADES).absolute(0);
+    for result in ["recovered", "unknown", "lost"] {
+        counter!(RECOVERIES, "result" => result).absolute(0);
+    }
+    gauge!(RECOVERY_AWAY).set(0.0);
+    gauge!(RECOVERY_BYTES).set(0.0);
     gauge!(CONNECTIONS, "transport" => "socketio").set(0.0);
     counter!(CONNECTIONS_OPENED, "transport" => "socketio").absolute(0);
 }

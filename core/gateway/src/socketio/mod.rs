@@ -3,6 +3,9 @@
 //! A packet's way in: [`engineio`] has the session and its transport, [`client`] the namespaces of that session and the rules
 //! of the protocol, [`chat`] turns events into engine commands. An event's way out: the engine's hub offers it to a
 //! [`chat::Chat`], [`encode`] writes it once for all sessions as WebSocket frames, which polling takes apart again.
+//! [`recovery`] keeps what a client may miss, and its place.
+//!
+//! [`packet`] and [`engineio::packet`] are the codec: they do no I/O, and are public for who tests or fuzzes them.
 //!
 //! Invariants: packets of one session are handled in the order of their arrival; a push never waits and never calls the
 //! engine; what waits for a session is bounded, and who falls behind is disconnected and comes back; no lock is held across
@@ -11,9 +14,10 @@
 mod chat;
 mod client;
 mod encode;
-mod engineio;
+pub mod engineio;
 pub mod metrics;
-mod packet;
+pub mod packet;
+mod recovery;
 
 pub use engineio::{
     http::{handle, is_path},

@@ -3,6 +3,7 @@
 mod chat;
 mod client;
 mod polling;
+mod recovery;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "groups are needed elsewhere")]
 mod server;

@@ -477,6 +477,26 @@ mod tests {
     }
 
     #[test]
+    fn socketio_is_checked() {
+        let auth = "[auth]\nsecret = \"0123456789012345678901234567890123456789\"\n[socketio]\n";
+        for (line, expect) in [
+            ("path = \"/socket.io\"", "socketio.path"),
+            ("ping_interval_ms = 0", "socketio.ping_interval_ms"),
+            ("recovery_namespaces = [\"/other\"]", "socketio.recovery_namespaces"),
+            (
+                "recovery_namespaces = [\"/chat\"]\nrecovery_bytes_max = 1000000",
+                "socketio.outbox_bytes_max",
+            ),
+            (
+                "recovery_namespaces = [\"/chat\"]\nrecovery_packets_max = 5000",
+                "socketio.outbox_packets_max",
+            ),
+        ] {
+            check_refused(&format!("{auth}{line}"), expect);
+        }
+    }
+
+    #[test]
     fn a_message_must_fit_a_transaction() {
         check_refused(
             "[auth]\nsecret = \"x\"\n[limits]\ncontent_bytes_max = 1000000",

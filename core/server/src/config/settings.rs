@@ -372,6 +372,12 @@ pub struct SocketIo {
     pub outbox_packets_max: usize,
     pub packets_per_second: u32,
     pub packets_burst: u32,
+    pub recovery_namespaces: Vec<String>,
+    pub recovery_ms_max: u64,
+    pub recovery_packets_max: usize,
+    pub recovery_bytes_max: usize,
+    pub recovery_sessions_max: usize,
+    pub recovery_total_bytes_max: usize,
 }
 
 impl Default for SocketIo {
@@ -394,11 +400,44 @@ impl Default for SocketIo {
             outbox_packets_max: socketio.outbox_packets_max,
             packets_per_second: socketio.packets_per_second,
             packets_burst: socketio.packets_burst,
+            recovery_namespaces: socketio.recovery_namespaces,
+            recovery_ms_max: millis(socketio.recovery_within),
+            recovery_packets_max: socketio.recovery_packets_max,
+            recovery_bytes_max: socketio.recovery_bytes_max,
+            recovery_sessions_max: socketio.recovery_sessions_max,
+            recovery_total_bytes_max: socketio.recovery_total_bytes_max,
         }
     }
 }
 
 impl SocketIo {
+    fn check(&self) -> Result<(), Failure> {
+        at_least("socketio.ping_interval_ms", self.ping_interval_ms as usize, 1)?;
+        at_least("socketio.ping_timeout_ms", self.ping_timeout_ms as usize, 1)?;
+        at_least("socketio.payload_bytes_max", self.payload_bytes_max, 1_024)?;
+        at_least("socketio.sessions_max", self.sessions_max, 1)?;
+        at_least("socketio.outbox_packets_max", self.outbox_packets_max, 16)?;
+        let is_path = self.path.is_empty() || (self.path.starts_with('/') && self.path.ends_with('/'));
+        if !is_path {
+            return Err(
+                Failure::usage(format!("socketio.path = \"{}\" has no slash at both ends", self.path)).hint("socketio.path = \"/socket.io/\"")
+            );
+        }
+        if let Some(namespace) = self.recovery_namespaces.iter().find(|namespace| **namespace != self.namespace) {
+            return Err(Failure::usage(format!(
+                "socketio.recovery_namespaces names \"{namespace}\", and only the clients of socketio.namespace can be recovered"
+            ))
+            .hint(format!("socketio.recovery_namespaces = [\"{}\"]", self.namespace)));
+        }
+        if self.recovery_namespaces.is_empty() {
+            return Ok(());
+        }
+        // What a client has missed must fit what may wait for it, or it could never come back.
+        at_least("socketio.outbox_bytes_max", self.outbox_bytes_max, 2 * self.recovery_bytes_max)?;
+        at_least("socketio.outbox_packets_max", self.outbox_packets_max, 2 * self.recovery_packets_max)?;
+        at_least("socketio.recovery_sessions_max", self.recovery_sessions_max, 1)
+    }
+
     fn gateway(&self) -> SocketIoSettings {
         SocketIoSettings {
             path: self.path.clone(),
@@ -417,6 +456,12 @@ impl SocketIo {
             outbox_packets_max: self.outbox_packets_max,
             packets_per_second: self.packets_per_second,
             packets_burst: self.packets_burst,
+            recovery_namespaces: self.recovery_namespaces.clone(),
+            recovery_within: Duration::from_millis(self.recovery_ms_max),
+            recovery_packets_max: self.recovery_packets_max,
+            recovery_bytes_max: self.recovery_bytes_max,
+            recovery_sessions_max: self.recovery_sessions_max,
+            recovery_total_bytes_max: self.recovery_total_bytes_max,
         }
     }
 }
@@ -719,7 +764,8 @@ impl Settings {
         at_least("ws.message_bytes_before_auth_max", self.ws.message_bytes_before_auth_max, 1_024)?;
         at_least("ws.outbox_frames_max", self.ws.outbox_frames_max, 16)?;
         at_least("ws.requests_in_flight_max", self.ws.requests_in_flight_max, 1)?;
-        at_least("ws.heartbeat_ms", self.ws.heartbeat_ms as usize, 1_000)
+        at_least("ws.heartbeat_ms", self.ws.heartbeat_ms as usize, 1_000)?;
+        self.socketio.check()
     }
 
     fn check_rest(&self) -> Result<(), Failure> {

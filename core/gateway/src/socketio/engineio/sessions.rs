@@ -16,7 +16,10 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 use super::session::{By, Session};
 use crate::{
     Gateway,
-    socketio::metrics::{Handles, Reason},
+    socketio::{
+        metrics::{Handles, Reason},
+        recovery::Recovery,
+    },
 };
 
 /// Random bytes of an id: whoever knows it may speak in the session's name.
@@ -34,6 +37,8 @@ pub struct Sessions {
     ticking: AtomicBool,
     runtime: OnceLock<Handle>,
     handles: OnceLock<Handles>,
+    /// Places of clients that may come back.
+    pub(in crate::socketio) recovery: Recovery,
 }
 
 impl Default for Sessions {
@@ -55,6 +60,7 @@ impl Sessions {
             ticking: AtomicBool::new(false),
             runtime: OnceLock::new(),
             handles: OnceLock::new(),
+            recovery: Recovery::default(),
         }
     }
 
@@ -73,6 +79,7 @@ impl Sessions {
         self.draining.store(true, Ordering::Release);
         let open: Vec<_> = self.open.lock().values().cloned().collect();
         open.iter().for_each(|session| session.close(Reason::ServerShuttingDown, By::Server));
+        self.recovery.clear();
     }
 
     /// Waits until none is open, at most so long; `true` when none is.
@@ -183,6 +190,7 @@ async fn keep_time(gateway: Weak<Gateway>) {
         let now = Instant::now();
         let (due, next) = strong.socketio.due(now);
         due.iter().for_each(|session| session.call(now));
+        strong.socketio.recovery.tick(&strong.settings.socketio, now);
         let until = next.map_or(now + IDLE, |next| next.min(now + IDLE));
         if due.is_empty() {
             let _ = tokio::time::timeout_at(until, strong.socketio.sooner.notified()).await;
