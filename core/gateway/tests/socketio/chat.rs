@@ -1,6 +1,10 @@
 //! The namespace of conversations and messages.
 
-use std::time::Duration;
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use serde_json::json;
 
@@ -151,4 +155,57 @@ async fn with_grace_the_token_may_come_later() {
     let conversation = server.direct("ann", "bob").await;
     server.say("bob", conversation, "hi").await;
     assert_eq!(good.event("new_message").await["message"]["content"], "hi");
+}
+
+/// Everything that is logged by this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<String>>);
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        event.record(&mut self.clone());
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+impl tracing::field::Visit for Log {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn Debug) {
+        let mut log = self.0.lock().expect("nobody panics with it");
+        log.push_str(&format!("{field}={value:?} "));
+    }
+}
+
+#[tokio::test]
+async fn the_log_names_the_setting_of_a_refused_connect() {
+    let log = Log::default();
+    let _logging = tracing::subscriber::set_default(log.clone());
+    let server = Server::start().await;
+    let sid = server.open().await;
+    for (connect, settings) in [
+        ("40/chat,", ["socketio.query_token", "socketio.auth_grace_ms"]),
+        ("40/chats,", ["socketio.namespace", "/chats"]),
+    ] {
+        log.0.lock().expect("nobody panics with it").clear();
+        server.post(&sid, connect).await;
+        assert!(server.poll(&sid).await.body.starts_with("44/chat"));
+        let logged = log.0.lock().expect("nobody panics with it").clone();
+        for setting in settings {
+            assert!(logged.contains(setting), "{connect} {setting}: {logged}");
+        }
+    }
 }

@@ -167,7 +167,13 @@ impl Socket {
         };
         if !buffer.starts_with(b"HTTP/1.1 101") {
             while parsed(&buffer).is_short() {
-                assert!(timeout(PATIENCE, stream.read_buf(&mut buffer)).await.expect("an answer").expect("an answer") > 0);
+                assert!(
+                    timeout(PATIENCE, stream.read_buf(&mut buffer))
+                        .await
+                        .expect("an answer")
+                        .expect("an answer")
+                        > 0
+                );
             }
             return Err(parsed(&buffer));
         }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::client::{Server, request, sid_of, token};
+use serde_json::json;
+
+use crate::client::{Answer, PATIENCE, Server, request, sid_of, token};
 
 #[tokio::test]
 async fn errors_have_the_protocols_codes_and_bodies() {
@@ -230,5 +232,215 @@ async fn tokens_of_the_handshake() {
         server.post(&sid, "40/chat,").await;
         let answer = server.poll(&sid).await.body;
         assert!(answer.starts_with("40/chat,{\"sid\":"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn the_path_is_configured_and_the_namespace_is_not_in_it() {
+    let server = Server::with(|settings| {
+        settings.path = "/live/".into();
+        settings.namespace = "/rooms".into();
+    })
+    .await;
+    let get = |path: &'static str| async move { request(server.address, "GET", path, "", b"").await.status };
+    assert_eq!(get("/live/?EIO=4&transport=polling&t=Pxy&b64=1&shop=7").await, 200);
+    assert_eq!(get("/live?EIO=4&transport=polling").await, 200);
+    for other in [
+        "/socket.io/?EIO=4&transport=polling",
+        "/rooms?EIO=4&transport=polling",
+        "/live/rooms?EIO=4&transport=polling",
+    ] {
+        assert_eq!(get(other).await, 404, "{other}");
+    }
+    let mut socket = server.upgrade_from("/live/", "EIO=4&transport=websocket", "").await.expect("upgraded");
+    socket.text().await;
+    socket.send("40/chat,").await;
+    assert_eq!(socket.text().await, r#"44/chat,{"message":"Invalid namespace"}"#);
+    socket.send(&format!(r#"40/rooms,{{"token":"{}"}}"#, token("ann"))).await;
+    assert!(socket.text().await.starts_with("40/rooms,{\"sid\""));
+}
+
+#[tokio::test]
+async fn what_is_wrong_first_is_said_first() {
+    let server = Server::start().await;
+    let sid = server.open().await;
+    let bad_origin = "origin: https://caf\u{e9}.example\r\n";
+    for (method, query, headers, code) in [
+        ("POST", "EIO=3&transport=x&sid=no".to_owned(), bad_origin, 0),
+        ("POST", "EIO=3&transport=polling&sid=no".into(), bad_origin, 3),
+        ("POST", "EIO=3&transport=polling&sid=no".into(), "", 1),
+        ("DELETE", "EIO=3&transport=websocket&sid=no".into(), "", 1),
+        ("GET", format!("EIO=3&transport=websocket&sid={sid}"), "", 3),
+        ("POST", "EIO=3&transport=websocket".into(), "", 2),
+        ("GET", "EIO=3&transport=websocket".into(), "", 3),
+        ("GET", "EIO=3&transport=polling".into(), "", 5),
+    ] {
+        let answer = request(server.address, method, &format!("/socket.io/?{query}"), headers, b"").await;
+        assert_eq!(answer.status, 400, "{method} {query}");
+        assert!(
+            answer.body.starts_with(&format!("{{\"code\":{code},")),
+            "{method} {query}: {}",
+            answer.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn refusals_name_what_to_change() {
+    let server = Server::start().await;
+    for (query, headers, hint) in [
+        ("EIO=3&transport=polling", "", "socket.io-client 3 or newer"),
+        ("EIO=4&transport=polling", "origin: https://evil.example\r\n", "auth.origins"),
+        ("EIO=4&transport=polling&sid=n2.other", "", "sticky"),
+        ("EIO=4&transport=websocket", "", "upgrade"),
+    ] {
+        let answer = request(server.address, "GET", &format!("/socket.io/?{query}"), headers, b"").await;
+        let line = answer.head.lines().find(|line| line.starts_with("x-haggle-hint: ")).unwrap_or_default();
+        assert!(line.contains(hint), "{query}: {}", answer.head);
+    }
+}
+
+fn has(answer: &Answer, line: &str) -> bool {
+    answer.head.lines().any(|found| found == line)
+}
+
+#[tokio::test]
+async fn answers_have_the_protocols_headers() {
+    let server = Server::start().await;
+    let sid = server.joined("40").await;
+    let posted = server.post(&sid, "42[\"a\"]").await;
+    assert!(
+        (posted.status, &*posted.body) == (200, "ok") && has(&posted, "content-type: text/html"),
+        "{posted:?}"
+    );
+    let polled = server.poll(&sid).await;
+    for line in ["content-type: text/plain; charset=utf-8", "cache-control: no-store", "content-length: 7"] {
+        assert!(has(&polled, line), "{line}: {polled:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_post_ends_the_session() {
+    use tokio::io::AsyncWriteExt;
+    let server = Server::start().await;
+    let sid = server.joined("40").await;
+    let mut slow = tokio::net::TcpStream::connect(server.address).await.expect("the server listens");
+    let head = format!("POST /socket.io/?EIO=4&transport=polling&sid={sid} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n42[");
+    slow.write_all(head.as_bytes()).await.expect("the server reads");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(server.post(&sid, "42[\"b\"]").await.status, 400);
+    assert_eq!(server.poll(&sid).await.body, "1");
+    assert_eq!(server.poll(&sid).await.status, 400);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_get_beside_the_post_that_closes_is_always_answered() {
+    let server = Server::start().await;
+    for round in 0..50 {
+        let sid = server.open().await;
+        let (got, posted) = tokio::join!(server.poll(&sid), server.post(&sid, "1"));
+        assert_eq!((got.status, &*got.body, &*posted.body), (200, "6", "ok"), "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn only_a_pong_is_a_sign_of_life() {
+    let server = Server::with(|settings| {
+        settings.ping_interval = Duration::from_millis(200);
+        settings.ping_timeout = Duration::from_millis(400);
+    })
+    .await;
+    let sid = server.joined("40").await;
+    assert_eq!(server.poll(&sid).await.body, "2");
+    for n in 0..3 {
+        let posted = server.post(&sid, "42[\"alive\"]").await.status;
+        assert!(posted == 200 || n > 0, "not yet");
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    assert_eq!(server.post(&sid, "42[\"alive\"]").await.status, 400);
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_ping_is_seen_by_whatever_comes() {
+    let server = Server::with(|settings| {
+        settings.ping_interval = Duration::from_millis(300);
+        settings.ping_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let sid = server.open().await;
+    // No timer runs meanwhile: this is the only thread.
+    std::thread::sleep(Duration::from_millis(501));
+    let query = format!("EIO=4&transport=websocket&sid={sid}");
+    assert_eq!(server.upgrade(&query).await.err().map(|answer| answer.status), Some(400));
+    assert_eq!(server.poll(&sid).await.status, 400);
+}
+
+#[tokio::test]
+async fn nothing_is_left_of_clients_that_vanish() {
+    let server = Server::with(|settings| {
+        settings.ping_interval = Duration::from_millis(200);
+        settings.ping_timeout = Duration::from_millis(200);
+    })
+    .await;
+    let token = token("ann");
+    for connect in [String::from("40"), format!(r#"40/chat,{{"token":"{token}"}}"#)] {
+        let sid = server.open().await;
+        server.post(&sid, &connect).await;
+    }
+    let hub = server.gateway.engine.hub();
+    assert!(hub.online(&"ann".into()));
+    assert!(server.gateway.socketio.drained(PATIENCE).await, "sessions end without a request");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!hub.online(&"ann".into()));
+}
+
+#[tokio::test]
+async fn what_waits_for_a_client_that_does_not_poll_is_bounded() {
+    for (bytes_max, packets_max) in [(16 * 1024, 8192), (1024 * 1024, 16)] {
+        let server = Server::with(|settings| {
+            (settings.outbox_bytes_max, settings.outbox_packets_max) = (bytes_max, packets_max);
+        })
+        .await;
+        let conversation = server.direct("ann", "bob").await;
+        let sid = server.joined(&format!(r#"40/chat,{{"token":"{}"}}"#, token("bob"))).await;
+        for _ in 0..40 {
+            server.say("ann", conversation, &"x".repeat(1_000)).await;
+        }
+        assert_eq!(server.poll(&sid).await.body, "1", "the client is told to come back");
+        assert_eq!(server.poll(&sid).await.status, 400);
+    }
+}
+
+#[tokio::test]
+async fn the_ids_of_session_and_namespace_differ() {
+    let server = Server::start().await;
+    let sid = server.open().await;
+    server.post(&sid, "40\u{1e}40/echo,").await;
+    let payload = server.poll(&sid).await.body;
+    let ids: Vec<serde_json::Value> = payload
+        .split('\u{1e}')
+        .map(|packet| serde_json::from_str(packet.trim_start_matches("40").trim_start_matches("/echo,")).expect("JSON"))
+        .collect();
+    assert!(
+        ids[0]["sid"] != ids[1]["sid"] && ids.iter().all(|id| id["sid"] != json!(sid)),
+        "{payload}"
+    );
+    assert!(!payload.contains("pid"), "nothing is recovered unless it is configured");
+}
+
+#[tokio::test]
+async fn errors_can_be_read_by_allowed_pages() {
+    let server = Server::start().await;
+    let origin = "origin: https://shop.example\r\n";
+    for query in ["EIO=4&transport=polling&sid=no", "EIO=3&transport=polling", "transport=x"] {
+        let answer = request(server.address, "GET", &format!("/socket.io/?{query}"), origin, b"").await;
+        assert_eq!(answer.status, 400);
+        for line in [
+            "access-control-allow-origin: https://shop.example",
+            "access-control-allow-credentials: true",
+            "vary: origin",
+        ] {
+            assert!(has(&answer, line), "{query} {line}: {}", answer.head);
+        }
     }
 }
