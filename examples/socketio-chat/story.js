@@ -5,112 +5,96 @@
 // starts a server of its own in a temporary directory and ends it. Every step is asserted; the exit code says how it went.
 
 import assert from "node:assert/strict";
-import { execFileSync, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
-import net from "node:net";
-import { tmpdir } from "node:os";
-import path from "node:path";
 import { io } from "socket.io-client";
+import { PATIENCE, TRANSPORTS, Wire, event, play, step, within } from "./haggle.js";
 
-const PATIENCE = 20_000;
-const bin = process.env.HAGGLE_BIN ?? "haggle";
-const dir = mkdtempSync(path.join(tmpdir(), "haggle-socketio-"));
-const env = {
-  ...process.env,
-  HAGGLE__LIMITS__RATE_PER_SECOND: "1000000",
-  HAGGLE__LIMITS__RATE_BURST: "1000000",
-  HAGGLE__SOCKETIO__ECHO_NAMESPACES: "/echo",
-  HAGGLE__SOCKETIO__PING_INTERVAL_MS: "1000",
-};
+// What the test script of the document prints, its login being `haggle token`. The document has ids of its own.
+const EXPECTED = `🧪 Testing Socket Event Notifications...
 
-const freePort = () =>
-  new Promise((resolve, reject) => {
-    const server = net.createServer();
-    server.on("error", reject);
-    server.listen(0, "127.0.0.1", () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
+1. Logging in users...
+✅ User user1@test.com logged in successfully
+✅ User user2@test.com logged in successfully
+
+2. Connecting WebSocket clients...
+✅ Client 1 connected
+✅ Client 2 connected
+
+3. Creating new conversation...
+✅ Conversation created: CONVERSATION
+📝 Client 2 received new_conversation event
+
+4. Sending message...
+✅ Message sent: MESSAGE
+💬 Client 1 received new_message event
+💬 Client 2 received new_message event
+
+5. Updating message...
+✅ Message updated
+✏️ Client 1 received message_updated event
+✏️ Client 2 received message_updated event
+
+🎉 Socket event test completed!`;
+
+async function socketEventTesting(haggle) {
+  const lines = ["🧪 Testing Socket Event Notifications...", "", "1. Logging in users..."];
+  const users = ["user1@test.com", "user2@test.com"].map((id) => {
+    const user = haggle.user(id);
+    lines.push(`✅ User ${id} logged in successfully`);
+    return user;
   });
 
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+  lines.push("", "2. Connecting WebSocket clients...");
+  const clients = [];
+  for (const { token } of users) {
+    clients.push(await haggle.connected("/chat", { auth: { token } }));
+    lines.push(`✅ Client ${clients.length} connected`);
+  }
+  // Both get each event, with this payload; what is printed is printed in the document's order.
+  const both = (name, fits) => clients.map((client) => event(client, name, fits));
 
-const within = (promise, what) =>
-  Promise.race([promise, sleep(PATIENCE).then(() => Promise.reject(new Error(`timed out: ${what}`)))]);
+  lines.push("", "3. Creating new conversation...");
+  const told = both("new_conversation");
+  const participants = users.map(({ id }) => id);
+  const conversation = await haggle.rest(users[0], "POST", "/api/conversations", { participants, type: "direct" });
+  lines.push("✅ Conversation created: CONVERSATION");
+  for (const { conversation: seen } of await Promise.all(told)) {
+    assert.equal(seen._id, conversation._id);
+    assert.deepEqual([...seen.participants].sort(), participants);
+  }
+  lines.push("📝 Client 2 received new_conversation event");
 
-// The next event of that name which fits.
-const event = (socket, name, fits = () => true) =>
-  within(
-    new Promise((resolve) => {
-      const listen = (...args) => {
-        if (!fits(...args)) return;
-        socket.off(name, listen);
-        resolve(args[0]);
-      };
-      socket.on(name, listen);
-    }),
-    `event ${name}`,
-  );
+  lines.push("", "4. Sending message...");
+  const created = both("new_message");
+  const messages = `/api/conversations/${conversation._id}/messages`;
+  const message = await haggle.rest(users[0], "POST", messages, { content: "Hello!", type: "text" });
+  lines.push("✅ Message sent: MESSAGE");
+  for (const [n, seen] of (await Promise.all(created)).entries()) {
+    assert.deepEqual([seen.conversationId, seen.message._id, seen.message.content], [conversation._id, message._id, "Hello!"]);
+    assert.equal(seen.message.senderId, users[0].id);
+    lines.push(`💬 Client ${n + 1} received new_message event`);
+  }
 
-const token = (user) => execFileSync(bin, ["token", user, "--data", dir], { env, encoding: "utf8" }).trim();
+  lines.push("", "5. Updating message...");
+  const updated = both("message_updated");
+  await haggle.rest(users[0], "PUT", `/api/messages/${message._id}`, { content: "Hello there!" });
+  lines.push("✅ Message updated");
+  for (const [n, seen] of (await Promise.all(updated)).entries()) {
+    assert.deepEqual([seen.conversationId, seen.message._id, seen.message.content], [conversation._id, message._id, "Hello there!"]);
+    lines.push(`✏️ Client ${n + 1} received message_updated event`);
+  }
+  lines.push("", "🎉 Socket event test completed!");
+  assert.deepEqual(lines, EXPECTED.split("\n"));
+  clients.forEach((client) => client.close());
+}
 
-let url;
-const sockets = [];
-
-const open = (namespace, options = {}) => {
-  const socket = io(url + namespace, { forceNew: true, reconnection: false, ...options });
-  sockets.push(socket);
-  return socket;
-};
-
-const connected = async (namespace, options) => {
-  const socket = open(namespace, options);
-  await within(
-    new Promise((resolve, reject) => {
-      socket.once("connect", resolve);
-      socket.once("connect_error", reject);
-    }),
-    `connect to ${namespace}`,
-  );
-  return socket;
-};
-
-const refused = (namespace, options) => {
-  const socket = open(namespace, options);
-  return within(
-    new Promise((resolve, reject) => {
-      socket.once("connect_error", resolve);
-      socket.once("connect", () => reject(new Error("it connected")));
-    }),
-    `refusal of ${namespace}`,
-  );
-};
-
-const rest = async (user, method, route, body) => {
-  const response = await fetch(url + route, {
-    method,
-    headers: { authorization: `Bearer ${user.token}`, "content-type": "application/json" },
-    body: body && JSON.stringify(body),
-  });
-  const text = await response.text();
-  assert.ok(response.ok, `${method} ${route}: ${response.status} ${text}`);
-  return text ? JSON.parse(text) : undefined;
-};
-
-const TRANSPORTS = [
-  ["polling, then upgrade", ["polling", "websocket"]],
-  ["websocket only", ["websocket"]],
-  ["polling only", ["polling"]],
-];
-
-// The document's "Socket Event Testing", its login being `haggle token`.
-async function story(ann, bob, transports) {
-  const one = await connected("/chat", { auth: { token: ann.token }, transports });
-  const two = await connected("/chat", { auth: { token: bob.token }, transports });
+// The same in more detail.
+async function story(haggle, ann, bob, transports) {
+  const one = await haggle.connected("/chat", { auth: { token: ann.token }, transports });
+  const two = await haggle.connected("/chat", { auth: { token: bob.token }, transports });
 
   const shown = [event(one, "new_conversation"), event(two, "new_conversation")];
   const body = { participants: [bob.id], type: "group", groupName: "Testing" };
-  const conversation = await rest(ann, "POST", "/api/conversations", body);
+  const conversation = await haggle.rest(ann, "POST", "/api/conversations", body);
   for (const { conversation: seen } of await Promise.all(shown)) {
     assert.equal(seen._id, conversation._id);
     assert.deepEqual([...seen.participants].sort(), [ann.id, bob.id].sort());
@@ -119,7 +103,7 @@ async function story(ann, bob, transports) {
   const created = [event(one, "new_message"), event(two, "new_message")];
   const received = event(two, "message_received");
   const updated = event(two, "conversation_updated", (said) => said.lastMessage === "Hello!");
-  const message = await rest(ann, "POST", `/api/conversations/${conversation._id}/messages`, { content: "Hello!", type: "text" });
+  const message = await haggle.rest(ann, "POST", `/api/conversations/${conversation._id}/messages`, { content: "Hello!", type: "text" });
   for (const said of await Promise.all(created)) {
     assert.equal(said.conversationId, conversation._id);
     assert.equal(said.message._id, message._id);
@@ -130,7 +114,7 @@ async function story(ann, bob, transports) {
   assert.ok((await updated).lastMessageAt);
 
   const changed = [event(one, "message_updated"), event(two, "message_updated")];
-  await rest(ann, "PUT", `/api/messages/${message._id}`, { content: "Hello there!" });
+  await haggle.rest(ann, "PUT", `/api/messages/${message._id}`, { content: "Hello there!" });
   for (const said of await Promise.all(changed)) assert.equal(said.message.content, "Hello there!");
 
   await chat(one, two, ann, bob, conversation._id);
@@ -178,9 +162,50 @@ async function chat(one, two, ann, bob, conversationId) {
   assert.ok((await away).lastSeen);
 }
 
-async function manyInOrder(ann, transports) {
-  const one = await connected("/chat", { auth: { token: ann.token }, transports });
-  const { _id: conversationId } = await rest(ann, "POST", "/api/conversations", { participants: ["carol"], type: "group", groupName: "Many" });
+// The document's client code as it stands there, for two users; only URL, token and conversation are ours, and what it would print
+// is kept.
+async function documentsClient(haggle, ann, bob) {
+  const { _id: conversationId } = await haggle.rest(ann, "POST", "/api/conversations", { participants: [bob.id], type: "direct" });
+  const run = (token) => {
+    const printed = [];
+    const socket = io(`${haggle.url.replace("http", "ws")}/chat`, { auth: { token }, forceNew: true });
+    haggle.sockets.push(socket);
+    socket.emit("join_conversation", { conversationId });
+    socket.emit("send_message", {
+      conversationId,
+      message: {
+        content: "Hello!",
+        type: "text",
+      },
+    });
+    socket.on("message_received", (data) => {
+      printed.push(`New message: ${data.message.content} of ${data.message.senderId}`);
+    });
+    socket.on("user_typing", (data) => {
+      if (data.isTyping) {
+        printed.push(`${data.user.name} is typing...`);
+      }
+    });
+    socket.emit("typing_start", { conversationId });
+    setTimeout(() => {
+      socket.emit("typing_stop", { conversationId });
+    }, 3000);
+    return { socket, printed };
+  };
+  const two = run(bob.token);
+  await event(two.socket, "message_received");
+  const stops = event(two.socket, "user_typing", (said) => said.userId === ann.id && !said.isTyping);
+  const one = run(ann.token);
+  await stops;
+  assert.deepEqual(two.printed, [`New message: Hello! of ${bob.id}`, `New message: Hello! of ${ann.id}`, `${ann.id} is typing...`]);
+  assert.ok(one.printed.includes(`New message: Hello! of ${ann.id}`), "who sends receives too");
+  one.socket.close();
+  two.socket.close();
+}
+
+async function manyInOrder(haggle, ann, transports) {
+  const one = await haggle.connected("/chat", { auth: { token: ann.token }, transports });
+  const { _id: conversationId } = await haggle.rest(ann, "POST", "/api/conversations", { participants: ["carol"], type: "group", groupName: "Many" });
   const seen = [];
   const all = event(one, "new_message", (said) => {
     if (said.conversationId === conversationId) seen.push([said.message.content, said.seq]);
@@ -193,8 +218,8 @@ async function manyInOrder(ann, transports) {
   one.close();
 }
 
-async function echo(transports) {
-  const socket = await connected("/echo", { transports });
+async function echo(haggle, transports) {
+  const socket = await haggle.connected("/echo", { transports });
   const bytes = Buffer.from([0, 1, 30, 255]);
   const back = event(socket, "hello");
   const answer = await new Promise((resolve) => socket.emit("hello", { bytes, text: "€" }, 1.5, (...args) => resolve(args)));
@@ -207,8 +232,8 @@ async function echo(transports) {
   socket.close();
 }
 
-async function namespacesOfOneConnection(ann) {
-  const chat = await connected("/chat", { auth: { token: ann.token } });
+async function namespacesOfOneConnection(haggle, ann) {
+  const chat = await haggle.connected("/chat", { auth: { token: ann.token } });
   const error = await new Promise((resolve, reject) => {
     const socket = chat.io.socket("/nothing");
     socket.on("connect_error", resolve);
@@ -221,28 +246,35 @@ async function namespacesOfOneConnection(ann) {
   chat.io._close();
 }
 
-async function wrongTokens() {
-  assert.equal((await refused("/chat")).message, "No token provided");
-  assert.equal((await refused("/chat", { auth: { token: "a.b.c" } })).message, "Invalid token");
-  assert.equal((await refused("/", {})).message, "Invalid namespace");
+async function wrongTokens(haggle) {
+  assert.equal((await haggle.refused("/chat")).message, "No token provided");
+  assert.equal((await haggle.refused("/chat", { auth: { token: "a.b.c" } })).message, "Invalid token");
+  assert.equal((await haggle.refused("/", {})).message, "Invalid namespace");
 }
 
-async function comesBackAfterACut(ann) {
-  const socket = await connected("/chat", { auth: { token: ann.token }, reconnection: true, reconnectionDelay: 50 });
+async function comesBackAfterACut(haggle, ann, transports) {
+  const wire = await Wire.to(haggle.url);
+  const options = { url: wire.url, auth: { token: ann.token }, reconnection: true, reconnectionDelay: 50, transports };
+  const socket = await haggle.connected("/chat", options);
   const before = socket.id;
-  const cut = event(socket, "disconnect");
-  const back = event(socket, "connect");
-  socket.io.engine.close();
-  await cut;
-  if (!socket.active) socket.connect();
+  const [cut, back] = [event(socket, "disconnect"), event(socket, "connect")];
+  wire.cut();
+  assert.ok(["transport close", "transport error"].includes(await cut));
+  assert.ok(socket.active, "it tries again by itself");
+  wire.mend();
   await back;
   assert.notEqual(socket.id, before);
+  assert.equal(socket.recovered, false, "nothing is recovered unless it is configured");
+  const { _id: conversationId } = await haggle.rest(ann, "POST", "/api/conversations", { participants: ["bob"], type: "direct" });
+  const answer = await socket.timeout(PATIENCE).emitWithAck("join_conversation", { conversationId });
+  assert.equal(answer.success, true);
   socket.close();
+  wire.close();
 }
 
-async function staysOverSomePings() {
+async function staysOverSomePings(haggle) {
   for (const [, transports] of TRANSPORTS) {
-    const socket = await connected("/echo", { transports });
+    const socket = await haggle.connected("/echo", { transports });
     const pings = new Promise((resolve) => {
       let count = 0;
       socket.io.on("ping", () => ++count === 2 && resolve());
@@ -253,45 +285,19 @@ async function staysOverSomePings() {
   }
 }
 
-async function step(name, work) {
-  const start = Date.now();
-  await work();
-  console.log(`ok  ${name} (${Date.now() - start} ms)`);
-}
+const settings = { HAGGLE__SOCKETIO__ECHO_NAMESPACES: "/echo", HAGGLE__SOCKETIO__PING_INTERVAL_MS: "1000" };
 
-const [port, admin] = [await freePort(), await freePort()];
-url = `http://127.0.0.1:${port}`;
-const args = ["serve", "--dev", "--data", dir, "--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${admin}`];
-const server = spawn(bin, args, { env, stdio: ["ignore", "ignore", "inherit"] });
-const gone = new Promise((resolve) => server.once("exit", resolve));
-let failed = false;
-try {
-  const ready = async () => {
-    for (;;) {
-      if (server.exitCode !== null) throw new Error("the server ended");
-      const answer = await fetch(`http://127.0.0.1:${admin}/readyz`).catch(() => undefined);
-      if (answer?.ok) return;
-      await sleep(100);
-    }
-  };
-  await Promise.race([ready(), sleep(120_000).then(() => Promise.reject(new Error("the server did not become ready")))]);
-  const [ann, bob] = ["ann", "bob"].map((id) => ({ id, token: token(id) }));
+await play(settings, async (haggle) => {
+  const [ann, bob] = [haggle.user("ann"), haggle.user("bob")];
+  await step("the document's test of all socket events", () => socketEventTesting(haggle));
   for (const [name, transports] of TRANSPORTS) {
-    await step(`the story: ${name}`, () => story(ann, bob, transports));
-    await step(`2,000 messages in order: ${name}`, () => manyInOrder(ann, transports));
-    await step(`events, binary and acks both ways: ${name}`, () => echo(transports));
+    await step(`the story: ${name}`, () => story(haggle, ann, bob, transports));
+    await step(`2,000 messages in order: ${name}`, () => manyInOrder(haggle, ann, transports));
+    await step(`it comes back after a cut: ${name}`, () => comesBackAfterACut(haggle, ann, transports));
+    await step(`events, binary and acks both ways: ${name}`, () => echo(haggle, transports));
   }
-  await step("namespaces of one connection, one of them invalid", () => namespacesOfOneConnection(ann));
-  await step("no token, a wrong token, a wrong namespace", wrongTokens);
-  await step("a client comes back after a cut", () => comesBackAfterACut(ann));
-  await step("clients stay over some pings", staysOverSomePings);
-} catch (error) {
-  failed = true;
-  console.error(error);
-} finally {
-  sockets.forEach((socket) => socket.close());
-  server.kill("SIGTERM");
-  await Promise.race([gone, sleep(15_000).then(() => server.kill("SIGKILL"))]);
-  rmSync(dir, { recursive: true, force: true });
-}
-process.exit(failed ? 1 : 0);
+  await step("the document's own client code", () => documentsClient(haggle, ann, bob));
+  await step("namespaces of one connection, one of them invalid", () => namespacesOfOneConnection(haggle, ann));
+  await step("no token, a wrong token, a wrong namespace", () => wrongTokens(haggle));
+  await step("clients stay over some pings", () => staysOverSomePings(haggle));
+});

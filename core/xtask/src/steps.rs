@@ -83,3 +83,23 @@ fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
 }
+
+/// Root on a machine with apt; then nobody needs to be asked for a password.
+pub fn can_apt() -> bool {
+    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    is_root && succeeds(Command::new("apt-get").arg("--version"))
+}
+
+/// Installs Debian packages, without what they only recommend.
+pub fn apt_install(packages: &[&str]) -> Result<()> {
+    let mut install = Command::new("apt-get");
+    install
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-y", "--no-install-recommends"])
+        .args(packages);
+    if succeeds(&mut install) {
+        return Ok(());
+    }
+    run(Command::new("apt-get").arg("update"))?;
+    run(&mut install)
+}

@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use crate::{
     plugins,
-    steps::{cargo, root, run, step, succeeds, target_dir},
+    steps::{apt_install, can_apt, cargo, root, run, step, succeeds, target_dir},
 };
 
 /// Builds the plugins (tests of the host and the testkit run them as wasm), then everything; plays the examples, runs the tests.
@@ -66,9 +66,21 @@ fn server() -> PathBuf {
     target_dir().join("debug/haggle")
 }
 
-/// Examples for Node: left out, and said so, where it is not installed.
+/// What the examples for Node run with, and the Debian package that has it.
+const NODE_TOOLS: [(&str, &str); 3] = [("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium")];
+
+/// Examples for Node: left out, and said so, where it is not installed and cannot be. A browser is asked for by the example.
 fn node_examples(dirs: &[&PathBuf]) -> Result<()> {
-    let has_node = ["node", "npm"].iter().all(|program| succeeds(Command::new(program).arg("--version")));
+    let has = |program: &str| succeeds(Command::new(program).arg("--version"));
+    let missing: Vec<_> = NODE_TOOLS
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if !missing.is_empty() && can_apt() {
+        step(&format!("installing {}", missing.join(", ")), || apt_install(&missing))?;
+    }
+    let has_node = has("node") && has("npm");
     for dir in dirs {
         let name = name_of(dir);
         if !has_node {

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::steps::{cargo, output, run, step, succeeds, target_dir};
+use crate::steps::{apt_install, can_apt, cargo, output, run, step, target_dir};
 
 /// The target of all plugins.
 pub const TARGET: &str = "wasm32-unknown-unknown";
@@ -78,7 +78,7 @@ pub fn find() -> Result<Toolchain> {
         return Ok(found);
     }
     if can_apt() {
-        step("installing Debian's Rust compiler with its sources", apt_install)?;
+        step("installing Debian's Rust compiler with its sources", || apt_install(&DEBIAN_PACKAGES))?;
     }
     match present() {
         Some(found) => Ok(found),
@@ -121,23 +121,4 @@ fn has_debian_compiler() -> bool {
 
 fn add_target() -> Result<()> {
     run(Command::new("rustup").args(["target", "add", TARGET]))
-}
-
-/// Root on a machine with apt; then nobody needs to be asked for a password.
-fn can_apt() -> bool {
-    let is_root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    is_root && succeeds(Command::new("apt-get").arg("--version"))
-}
-
-fn apt_install() -> Result<()> {
-    let mut install = Command::new("apt-get");
-    install
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .args(["install", "-y", "--no-install-recommends"])
-        .args(DEBIAN_PACKAGES);
-    if succeeds(&mut install) {
-        return Ok(());
-    }
-    run(Command::new("apt-get").arg("update"))?;
-    run(&mut install)
 }
