@@ -58,7 +58,8 @@ async function missesNothing(haggle, ann, bob, transports) {
 
 async function isNew(haggle, ann, bob) {
   const { _id: conversationId } = await haggle.rest(ann, "POST", "/api/conversations", { participants: [bob.id], type: "direct" });
-  const two = await client(haggle, bob);
+  // Where the end of a connection is seen at once; without a GET that waits, it takes a ping.
+  const two = await client(haggle, bob, ["websocket"]);
   const heard = event(two.socket, "new_message");
   await haggle.rest(ann, "POST", `/api/conversations/${conversationId}/messages`, { content: "seen" });
   await heard;

@@ -347,7 +347,7 @@ async fn a_get_beside_the_post_that_closes_is_always_answered() {
 async fn only_a_pong_is_a_sign_of_life() {
     let server = Server::with(|settings| {
         settings.ping_interval = Duration::from_millis(200);
-        settings.ping_timeout = Duration::from_millis(400);
+        settings.ping_timeout = Duration::from_millis(1_000);
     })
     .await;
     let sid = server.joined("40").await;
@@ -355,7 +355,7 @@ async fn only_a_pong_is_a_sign_of_life() {
     for n in 0..3 {
         let posted = server.post(&sid, "42[\"alive\"]").await.status;
         assert!(posted == 200 || n > 0, "not yet");
-        tokio::time::sleep(Duration::from_millis(150)).await;
+        tokio::time::sleep(Duration::from_millis(400)).await;
     }
     assert_eq!(server.post(&sid, "42[\"alive\"]").await.status, 400);
 }
@@ -378,8 +378,8 @@ async fn the_deadline_of_a_ping_is_seen_by_whatever_comes() {
 #[tokio::test]
 async fn nothing_is_left_of_clients_that_vanish() {
     let server = Server::with(|settings| {
-        settings.ping_interval = Duration::from_millis(200);
-        settings.ping_timeout = Duration::from_millis(200);
+        settings.ping_interval = Duration::from_millis(500);
+        settings.ping_timeout = Duration::from_millis(500);
     })
     .await;
     let token = token("ann");

@@ -132,7 +132,7 @@ async fn a_drain_ends_every_session() {
 async fn a_websocket_is_pinged_too() {
     let server = Server::with(|settings| {
         settings.ping_interval = Duration::from_millis(200);
-        settings.ping_timeout = Duration::from_millis(200);
+        settings.ping_timeout = Duration::from_millis(1_000);
     })
     .await;
     let (mut good, mut silent) = (server.echo().await, server.echo().await);
@@ -167,7 +167,7 @@ async fn one_upgrade_at_a_time_is_tried() {
 async fn a_ping_during_an_upgrade_goes_by_either_way() {
     let server = Server::with(|settings| {
         settings.ping_interval = Duration::from_millis(300);
-        settings.ping_timeout = Duration::from_millis(300);
+        settings.ping_timeout = Duration::from_millis(2_000);
     })
     .await;
     let sid = server.joined("40").await;
@@ -187,8 +187,8 @@ async fn a_ping_during_an_upgrade_goes_by_either_way() {
 async fn upgrades_that_never_end_leave_nothing() {
     let server = Server::with(|settings| {
         settings.upgrade_within = Duration::from_millis(200);
-        settings.ping_interval = Duration::from_millis(300);
-        settings.ping_timeout = Duration::from_millis(300);
+        settings.ping_interval = Duration::from_millis(1_000);
+        settings.ping_timeout = Duration::from_millis(1_000);
     })
     .await;
     let mut sockets = Vec::new();
