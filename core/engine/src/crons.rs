@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Inner,
-    engine::{Handler, outside},
+    engine::{Asked, Handler, outside},
 };
 
 /// Fires the cron lines of all plugins, in UTC, at most once a minute each.
@@ -21,7 +21,7 @@ pub(crate) async fn run(engine: Arc<Inner>) {
         for (plugin, name, due) in plan.crons_due(last, now) {
             let actor = crate::Actor::plugin(&plugin);
             let handler = Handler::Cron { name: name.clone(), due };
-            match outside(&engine, &plugin, actor, String::new(), handler).await {
+            match outside(&engine, &plugin, Asked::by(actor), handler).await {
                 Ok(_) => engine.metrics.timers_fired.increment(1),
                 Err(refusal) => {
                     engine.metrics.delivery_failures.increment(1);

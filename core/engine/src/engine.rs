@@ -11,11 +11,12 @@ use tokio::sync::oneshot;
 
 use crate::{
     Actor, Command, Outcome, ProfilePatch, Refusal, Reply, Request,
+    acting::Acting,
     clock::Clock,
-    conversation::unavailable,
+    conversation::{Conversation, unavailable},
     deliver, feeds,
     feeds::Feeds,
-    hub::{Edge, Hub, Subscriber},
+    hub::{Edge, Hub, Push, Subscriber},
     inner::Inner,
     lanes::Lane,
     marks,
@@ -24,8 +25,11 @@ use crate::{
     ports::{After, Call, HookError, Hooks, HttpRequest, HttpResponse, Plan},
     presence,
     presence::Presence,
+    publish,
     rates::Rates,
     scope::{HandlerScope, Place},
+    sockets::{CoreEvent, NamespaceAnswer, NamespaceCall, Socket, SocketEmit},
+    state::State,
     timers, typing,
     typing::Typing,
     warm::Warm,
@@ -229,7 +233,7 @@ impl Engine {
         let (engine, actor) = (self.inner.clone(), Actor::user(connection.user().clone(), connection.transport()));
         self.inner.runtime.spawn(async move {
             for plugin in watchers {
-                let told = outside(&engine, &plugin, actor.clone(), String::new(), Handler::Connection(event.clone())).await;
+                let told = outside(&engine, &plugin, Asked::by(actor.clone()), Handler::Connection(event.clone())).await;
                 if let Err(refusal) = told {
                     tracing::debug!(%plugin, %refusal, "an after-connection hook failed");
                 }
@@ -344,10 +348,68 @@ impl Engine {
         Ok(())
     }
 
-    /// Runs a plugin's route, outside any turn; what it writes commits in the plugin's own conversation.
+    /// Runs a plugin's route, outside any turn; what it writes commits in the plugin's own conversation. A request with
+    /// the user's key for it, sent again, writes nothing twice.
     pub async fn http(&self, actor: Actor, trace_id: String, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, Refusal> {
-        let response = outside(&self.inner, plugin, actor, trace_id, Handler::Http(request)).await?;
-        response.ok_or_else(|| Refusal::new(ErrorCode::Internal, "the route gave no response"))
+        let key = request.headers.iter().find(|(name, _)| name == "idempotency-key");
+        let command = key.filter(|_| !actor.user.as_str().is_empty()).map(|(_, key)| {
+            let route = [request.method.as_bytes(), request.path.as_bytes()];
+            let user = actor.user.as_str().as_bytes();
+            CommandId::hash(&[b"http", plugin.as_str().as_bytes(), user, route[0], route[1], key.as_bytes()])
+        });
+        let asked = Asked { actor, trace_id, command };
+        match outside(&self.inner, plugin, asked, Handler::Http(request)).await? {
+            Answered::Http(response) => Ok(response),
+            _ => Err(Refusal::new(ErrorCode::Internal, "the route gave no response")),
+        }
+    }
+
+    /// Asks the plugin that owns a namespace about a connection there. Outside any turn; what it writes commits in its own
+    /// conversation, what it does as the user in others.
+    pub async fn namespace(
+        &self,
+        actor: Actor,
+        plugin: &PluginId,
+        socket: Option<Arc<dyn Socket>>,
+        call: NamespaceCall,
+    ) -> Result<NamespaceAnswer, Refusal> {
+        match outside(&self.inner, plugin, Asked::by(actor), Handler::Namespace { call, socket }).await? {
+            Answered::Namespace(answer) => Ok(answer),
+            _ => Err(Refusal::new(ErrorCode::Internal, "the namespace gave no answer")),
+        }
+    }
+
+    /// What the plugin makes of something that was published. It may read as if it stood in the event's conversation.
+    pub async fn map(&self, plugin: &PluginId, namespace: &str, push: &Arc<Push>, recipients: Vec<UserId>) -> Result<Vec<SocketEmit>, Refusal> {
+        let engine = &self.inner;
+        let id = push.what.conversation();
+        let conversation = match id {
+            Some(id) => engine.warmed_id(id).await?,
+            None => engine.warmed(&Address::Plugin(plugin.clone())).await?,
+        };
+        let row = conversation.with_state(State::present_row).filter(|_| id.is_some());
+        let actor = push.what.actor().map_or_else(Actor::server, |user| Actor::user(user.clone(), "internal"));
+        let call = Call {
+            command: engine.fresh_command(),
+            actor,
+            trace_id: String::new(),
+            now: engine.clock.now(),
+            conversation: id,
+            origin: Vec::new(),
+        };
+        let scope = HandlerScope::new(engine, &conversation, Place::Reading, call);
+        let event = Box::new(CoreEvent::of(&push.what, row, recipients));
+        let namespace = namespace.to_owned();
+        match engine
+            .hooks
+            .plan()
+            .namespace(&scope, plugin, NamespaceCall::Map { namespace, event })
+            .await
+        {
+            Ok(NamespaceAnswer::Emits(emits)) => Ok(emits),
+            Ok(_) => Err(Refusal::new(ErrorCode::Internal, "the mapping gave no events")),
+            Err(error) => Err(refusal_of(plugin, &error)),
+        }
     }
 
     /// Failed deliveries above `after`.
@@ -472,59 +534,99 @@ impl Engine {
 pub(crate) enum Handler {
     Connection(After),
     Http(HttpRequest),
+    Namespace { call: NamespaceCall, socket: Option<Arc<dyn Socket>> },
     Cron { name: String, due: Millis },
 }
 
-impl Handler {
-    async fn run(&self, plan: &dyn Plan, scope: &HandlerScope, plugin: &PluginId) -> Result<Option<HttpResponse>, HookError> {
-        match self {
-            Handler::Connection(event) => plan.after(scope, plugin, event).await.map(|()| None),
-            Handler::Http(request) => plan.http(scope, plugin, request.clone()).await.map(Some),
-            Handler::Cron { name, due } => plan.timer(scope, plugin, name, *due, "").await.map(|()| None),
+/// What such a handler says.
+pub(crate) enum Answered {
+    Done,
+    Http(HttpResponse),
+    Namespace(NamespaceAnswer),
+}
+
+/// On whose behalf it runs.
+pub(crate) struct Asked {
+    pub actor: Actor,
+    pub trace_id: String,
+    /// Known from before; a new one otherwise.
+    pub command: Option<CommandId>,
+}
+
+impl Asked {
+    pub fn by(actor: Actor) -> Asked {
+        Asked {
+            actor,
+            trace_id: String::new(),
+            command: None,
         }
+    }
+}
+
+impl Handler {
+    async fn run(&self, plan: &dyn Plan, scope: &HandlerScope, plugin: &PluginId) -> Result<Answered, HookError> {
+        match self {
+            Handler::Connection(event) => plan.after(scope, plugin, event).await.map(|()| Answered::Done),
+            Handler::Http(request) => plan.http(scope, plugin, request.clone()).await.map(Answered::Http),
+            Handler::Namespace { call, .. } => plan.namespace(scope, plugin, call.clone()).await.map(Answered::Namespace),
+            Handler::Cron { name, due } => plan.timer(scope, plugin, name, *due, "").await.map(|()| Answered::Done),
+        }
+    }
+
+    /// A client waits for these, so they may do what it may.
+    fn scope(&self, engine: &Arc<Inner>, conversation: &Arc<Conversation>, plugin: &PluginId, call: Call) -> HandlerScope {
+        let socket = match self {
+            Handler::Http(_) => None,
+            Handler::Namespace { socket, .. } => socket.clone(),
+            Handler::Connection(_) | Handler::Cron { .. } => return HandlerScope::new(engine, conversation, Place::OutsideTurn, call),
+        };
+        let acting = Acting::new(engine, plugin, &call, socket);
+        HandlerScope::acting(engine, conversation, call, acting)
     }
 }
 
 /// Runs a handler of a plugin outside any turn and commits what it writes in the plugin's own conversation.
-pub(crate) async fn outside(
-    engine: &Arc<Inner>,
-    plugin: &PluginId,
-    actor: Actor,
-    trace_id: String,
-    handler: Handler,
-) -> Result<Option<HttpResponse>, Refusal> {
+pub(crate) async fn outside(engine: &Arc<Inner>, plugin: &PluginId, asked: Asked, handler: Handler) -> Result<Answered, Refusal> {
     const RUNS_MAX: u32 = 3;
     let address = Address::Plugin(plugin.clone());
     let conversation = engine.warmed(&address).await?;
     let plan = engine.hooks.plan();
-    let command = engine.fresh_command();
+    let command = asked.command.unwrap_or_else(|| engine.fresh_command());
     for _ in 0..RUNS_MAX {
         let call = Call {
             command,
-            actor: actor.clone(),
-            trace_id: trace_id.clone(),
+            actor: asked.actor.clone(),
+            trace_id: asked.trace_id.clone(),
             now: engine.clock.now(),
             conversation: None,
             origin: Vec::new(),
         };
-        let scope = HandlerScope::new(engine, &conversation, Place::OutsideTurn, call);
-        let response = match handler.run(&*plan, &scope, plugin).await {
-            Ok(response) => response,
+        let scope = handler.scope(engine, &conversation, plugin, call);
+        let answer = match handler.run(&*plan, &scope, plugin).await {
+            Ok(answer) => answer,
             Err(error) => {
                 scope.release().await;
-                let code = if error.kind == "gone" {
-                    ErrorCode::NotFound
-                } else {
-                    ErrorCode::PluginError
-                };
-                return Err(Refusal::new(code, format!("the plugin failed: {}", error.kind)).by_plugin(plugin.as_str(), error.kind));
+                return Err(refusal_of(plugin, &error));
             }
         };
+        if let Some(emits) = scope.only_emits() {
+            emits.into_iter().for_each(|emit| publish::emit(&engine.hub, emit));
+            return Ok(answer);
+        }
         if deliver::commit(engine, &plan, scope, conversation.id, Some(address.clone()), command).await? {
-            return Ok(response);
+            return Ok(answer);
         }
     }
     Err(Refusal::new(ErrorCode::Conflict, "what the handler read kept changing under it"))
+}
+
+fn refusal_of(plugin: &PluginId, error: &HookError) -> Refusal {
+    let code = if error.kind == "gone" {
+        ErrorCode::NotFound
+    } else {
+        ErrorCode::PluginError
+    };
+    Refusal::new(code, format!("the plugin failed: {}", error.kind)).by_plugin(plugin.as_str(), error.kind)
 }
 
 /// Random per process: the standard library seeds its hashers from the operating system.

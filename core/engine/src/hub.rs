@@ -14,7 +14,10 @@ use haggle_store::MessageRow;
 use papaya::HashMap;
 use parking_lot::RwLock;
 
-use crate::state::message_created;
+use crate::{
+    sockets::{Recipients, Sockets},
+    state::message_created,
+};
 
 /// Encodings that one push keeps: one slot per transport format.
 pub const ENCODINGS: usize = 4;
@@ -94,6 +97,26 @@ pub enum What {
     },
 }
 
+impl What {
+    /// Where it happened, if anywhere.
+    pub fn conversation(&self) -> Option<ConversationId> {
+        match self {
+            What::Event(published) => Some(published.entry.conversation),
+            What::Mark { conversation, .. } | What::Typing { conversation, .. } => Some(*conversation),
+            What::Presence { .. } | What::Custom { .. } => None,
+        }
+    }
+
+    /// Who did it, or whose it is.
+    pub fn actor(&self) -> Option<&UserId> {
+        match self {
+            What::Event(published) => published.entry.actor.as_ref(),
+            What::Mark { user, .. } | What::Typing { user, .. } | What::Presence { user, .. } => Some(user),
+            What::Custom { .. } => None,
+        }
+    }
+}
+
 /// A committed event as connections see it.
 #[derive(Debug)]
 pub struct Published {
@@ -151,6 +174,8 @@ type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
 #[derive(Default)]
 pub struct Hub {
     users: HashMap<UserId, Connections, RandomState>,
+    /// Connections in plugins' namespaces, where there are any: they hear of everything once, not each.
+    sockets: OnceLock<Arc<dyn Sockets>>,
 }
 
 /// Whether a connection was the first or the last of its user.
@@ -237,6 +262,32 @@ impl Hub {
         let mut watching = false;
         self.each(user, |connection| watching |= connection.subscribed(conversation));
         watching
+    }
+
+    /// Tells these of everything that is published from now on; the first ones stay.
+    pub fn set_sockets(&self, sockets: Arc<dyn Sockets>) {
+        let _ = self.sockets.set(sockets);
+    }
+
+    pub(crate) fn sockets(&self) -> Option<&Arc<dyn Sockets>> {
+        self.sockets.get()
+    }
+
+    pub(crate) fn tell_sockets(&self, push: &Arc<Push>, recipients: Recipients<'_>) {
+        if let Some(sockets) = self.sockets.get() {
+            sockets.published(push, recipients);
+        }
+    }
+
+    /// Some users with a connection.
+    pub fn some_online(&self, limit: usize) -> Vec<UserId> {
+        self.users
+            .pin()
+            .iter()
+            .filter(|(_, connections)| is_online(&connections.read()))
+            .take(limit)
+            .map(|(user, _)| user.clone())
+            .collect()
     }
 
     /// Users with a connection that is not away.

@@ -4,6 +4,7 @@
 //! includes everything staged before it, and stages one **transaction**; the shard's **lane** makes it durable, answers and
 //! publishes; **feeds** read the log and do what comes after. The engine knows no transport, no WebAssembly and no storage format.
 
+mod acting;
 mod actor;
 mod clock;
 mod command;
@@ -26,6 +27,7 @@ mod publish;
 mod rates;
 mod refusal;
 mod scope;
+pub mod sockets;
 mod state;
 mod timers;
 mod transaction;

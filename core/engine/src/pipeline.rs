@@ -26,6 +26,15 @@ const PROBES_MAX: u32 = 8;
 
 /// Takes the command's place in its conversation's queue, at once; where nothing waits it is staged before this returns.
 pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
+    submit_known(engine, request, None, reply);
+}
+
+/// The same for a command that, unless the client has named it, has this id: sent again, it gets the first answer.
+pub(crate) fn submit_as(engine: &Arc<Inner>, request: Request, id: CommandId, reply: Reply) {
+    submit_known(engine, request, Some(id), reply);
+}
+
+fn submit_known(engine: &Arc<Inner>, request: Request, id: Option<CommandId>, reply: Reply) {
     engine.metrics.commands.increment(1);
     if let Err(refusal) = engine.admit(&request.actor).and_then(|()| check_request(engine, &request)) {
         engine.metrics.refused(refusal.code);
@@ -34,7 +43,7 @@ pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
     let at = target(engine, &request);
     let command = match &request.client_id {
         Some(client_id) => CommandId::of_client(&request.actor.user, at.id, client_id),
-        None => engine.fresh_command(),
+        None => id.unwrap_or_else(|| engine.fresh_command()),
     };
     let user = request.actor.user.clone();
     let digest = if request.client_id.is_some() { digest(&request.command) } else { 0 };
@@ -45,7 +54,7 @@ pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
         }
         reply(answer);
     });
-    let remember = request.client_id.is_some();
+    let remember = request.client_id.is_some() || id.is_some();
     engine.enter(
         at.id,
         &user,

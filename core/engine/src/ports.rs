@@ -12,7 +12,10 @@ use haggle_model::{
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 
-use crate::{Actor, Refusal};
+use crate::{
+    Actor, Command, NewConversation, Outcome, Refusal,
+    sockets::{NamespaceAnswer, NamespaceCall, SocketEmit},
+};
 
 /// Who asks, and for what: handed to every handler.
 #[derive(Clone, Debug)]
@@ -243,12 +246,13 @@ pub enum Hook {
     Command,
     Http,
     Timer,
+    Namespace,
     Lifecycle,
 }
 
 impl Hook {
     /// Every hook, in the order of the docs.
-    pub const ALL: [Hook; 14] = [
+    pub const ALL: [Hook; 15] = [
         Hook::BeforeMessage,
         Hook::AfterMessage,
         Hook::BeforeConversation,
@@ -262,6 +266,7 @@ impl Hook {
         Hook::Command,
         Hook::Http,
         Hook::Timer,
+        Hook::Namespace,
         Hook::Lifecycle,
     ];
 
@@ -281,6 +286,7 @@ impl Hook {
             Hook::Command => "command",
             Hook::Http => "http",
             Hook::Timer => "timer",
+            Hook::Namespace => "namespace",
             Hook::Lifecycle => "lifecycle",
         }
     }
@@ -333,57 +339,100 @@ pub trait Hooks: Send + Sync {
     fn plan(&self) -> Arc<dyn Plan>;
 }
 
-/// One registry of plugin versions. Before-hooks run in the order of the manifests.
+/// One registry of plugin versions. Before-hooks run in the order of the manifests. What an implementation leaves out is as if no
+/// plugin had it.
 #[async_trait]
 pub trait Plan: Send + Sync {
     /// Whether any plugin exports this hook with a filter that these facts pass. Cheap: asked for every command.
-    fn wants(&self, hook: Hook, facts: &Facts<'_>) -> bool;
+    fn wants(&self, _hook: Hook, _facts: &Facts<'_>) -> bool {
+        false
+    }
 
     /// The plugin that claims this kind of message.
-    fn claims(&self, kind: &str) -> Option<PluginId>;
+    fn claims(&self, _kind: &str) -> Option<PluginId> {
+        None
+    }
 
     /// Runs the chain on a message, leaving out the plugins in `skip` (a plugin never decides its own message).
     /// Returns what the message became and who decided it.
-    async fn before_message(&self, scope: &dyn Scope, draft: Draft, skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal>;
+    async fn before_message(&self, _scope: &dyn Scope, draft: Draft, _skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
+        Ok((draft, Vec::new()))
+    }
 
     /// Runs the chain on a conversation.
-    async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal>;
+    async fn before_conversation(&self, _scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
+        Ok(draft)
+    }
 
     /// Runs the chain on a change of participants.
-    async fn before_participant(&self, scope: &dyn Scope, change: ParticipantChange) -> Result<(), Refusal>;
+    async fn before_participant(&self, _scope: &dyn Scope, _change: ParticipantChange) -> Result<(), Refusal> {
+        Ok(())
+    }
 
     /// Runs the chain on a reaction.
-    async fn before_reaction(&self, scope: &dyn Scope, change: ReactionChange) -> Result<(), Refusal>;
+    async fn before_reaction(&self, _scope: &dyn Scope, _change: ReactionChange) -> Result<(), Refusal> {
+        Ok(())
+    }
 
     /// The plugin whose manifest names this command.
-    fn command_owner(&self, name: &str) -> Option<PluginId>;
+    fn command_owner(&self, _name: &str) -> Option<PluginId> {
+        None
+    }
 
     /// Runs a client's command. JSON in, JSON out.
-    async fn command(&self, scope: &dyn Scope, plugin: &PluginId, name: &str, payload: &str) -> Result<String, Refusal>;
+    async fn command(&self, _scope: &dyn Scope, _plugin: &PluginId, name: &str, _payload: &str) -> Result<String, Refusal> {
+        Err(Refusal::new(ErrorCode::NotFound, format!("no active plugin has the command {name}")))
+    }
 
     /// Runs a timer that is due. `Err` is tried again.
-    async fn timer(&self, scope: &dyn Scope, plugin: &PluginId, name: &str, due: Millis, payload: &str) -> Result<(), HookError>;
+    async fn timer(&self, _scope: &dyn Scope, plugin: &PluginId, _name: &str, _due: Millis, _payload: &str) -> Result<(), HookError> {
+        Err(gone(plugin, Hook::Timer))
+    }
 
     /// Plugins that export an after-hook (but `after-connection` alone).
-    fn consumers(&self) -> Vec<Consumer>;
+    fn consumers(&self) -> Vec<Consumer> {
+        Vec::new()
+    }
 
     /// Whether this plugin wants this after-event.
-    fn wants_after(&self, plugin: &PluginId, hook: Hook, facts: &Facts<'_>) -> bool;
+    fn wants_after(&self, _plugin: &PluginId, _hook: Hook, _facts: &Facts<'_>) -> bool {
+        false
+    }
 
     /// Tells one plugin what happened. `Err` is tried again.
-    async fn after(&self, scope: &dyn Scope, plugin: &PluginId, event: &After) -> Result<(), HookError>;
+    async fn after(&self, _scope: &dyn Scope, plugin: &PluginId, event: &After) -> Result<(), HookError> {
+        Err(gone(plugin, event.hook()))
+    }
 
     /// Plugins that want to know of connections.
-    fn connection_watchers(&self) -> Vec<PluginId>;
+    fn connection_watchers(&self) -> Vec<PluginId> {
+        Vec::new()
+    }
 
     /// Routes of all plugins.
-    fn routes(&self) -> Vec<Route>;
+    fn routes(&self) -> Vec<Route> {
+        Vec::new()
+    }
 
     /// Answers a request for a plugin's route.
-    async fn http(&self, scope: &dyn Scope, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError>;
+    async fn http(&self, _scope: &dyn Scope, plugin: &PluginId, _request: HttpRequest) -> Result<HttpResponse, HookError> {
+        Err(gone(plugin, Hook::Http))
+    }
+
+    /// Whether this plugin is active and its manifest offers the namespace.
+    fn offers_namespace(&self, _plugin: &PluginId, _namespace: &str) -> bool {
+        false
+    }
+
+    /// Asks the plugin that owns a namespace.
+    async fn namespace(&self, _scope: &dyn Scope, plugin: &PluginId, _call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
+        Err(gone(plugin, Hook::Namespace))
+    }
 
     /// Cron lines of the manifests that fell due after `after` and not after `until`: (plugin, timer name, latest due time), once each.
-    fn crons_due(&self, after: Millis, until: Millis) -> Vec<(PluginId, String, Millis)>;
+    fn crons_due(&self, _after: Millis, _until: Millis) -> Vec<(PluginId, String, Millis)> {
+        Vec::new()
+    }
 }
 
 /// One handler's (or chain's) transaction in the making.
@@ -528,6 +577,9 @@ pub trait HostCalls: Send + Sync {
     /// An event that is not kept.
     fn emit_to(&self, audience: Audience, name: &str, payload: String) -> Result<(), HostError>;
 
+    /// An event that is not kept, for connections in the plugin's own namespaces. Looks up whom it is for.
+    async fn emit_to_sockets(&self, emit: SocketEmit) -> Result<(), HostError>;
+
     /// Stores and pushes a notification after the commit.
     fn notify(&self, user: UserId, notification: Notification) -> Result<(), HostError>;
 
@@ -537,6 +589,68 @@ pub trait HostCalls: Send + Sync {
     fn timer_cancel(&self, name: &str) -> Result<(), HostError>;
     /// When it is due.
     async fn timer_get(&self, name: &str) -> Result<Option<Millis>, HostError>;
+
+    /// The user's side: only for handlers that run outside every turn and because of a client.
+    fn client(&self) -> Option<&dyn ClientCalls> {
+        None
+    }
+}
+
+/// A conversation as a user sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientView {
+    /// Its row.
+    pub conversation: ConversationRow,
+    /// Present participants, not all of a large one.
+    pub participants: Vec<MemberRow>,
+    /// The user's unread messages.
+    pub unread: u32,
+    /// The user has archived it.
+    pub archived: bool,
+    /// The newest message that the user may see.
+    pub last_message: Option<MessageRow>,
+}
+
+/// What a plugin may do in the place of the user of its call: what the user's own client may. Every write is a command like
+/// any other, and its future ends when it is durable; giving it up does not take it back.
+#[async_trait]
+pub trait ClientCalls: Send + Sync {
+    /// A command. A client id makes a repetition known beyond this call.
+    async fn write(&self, command: Command, client_id: Option<String>) -> Result<Outcome, Refusal>;
+    /// A context conversation of the plugin, in the plugin's name and at the user's rate.
+    async fn open_context(&self, new: NewConversation) -> Result<Outcome, Refusal>;
+    /// Moves the user's read mark, `None`: to the end.
+    async fn read(&self, conversation: ConversationId, up_to: Option<Seq>) -> Result<Outcome, Refusal>;
+    /// A sign of typing.
+    fn typing(&self, conversation: ConversationId, on: bool) -> Result<(), Refusal>;
+    /// The user's word about being there.
+    fn presence_hint(&self, online: bool) -> Result<(), Refusal>;
+
+    /// The connection joins a conversation.
+    async fn join(&self, conversation: ConversationId) -> Result<(), Refusal>;
+    /// The connection leaves it.
+    fn leave(&self, conversation: ConversationId) -> Result<(), Refusal>;
+    /// The connection enters a room.
+    fn enter_room(&self, room: &str) -> Result<(), Refusal>;
+    /// The connection leaves it.
+    fn leave_room(&self, room: &str) -> Result<(), Refusal>;
+
+    /// The id of the direct conversation with another user, there or not.
+    async fn direct_id(&self, user: &UserId) -> Result<ConversationId, Refusal>;
+    /// Conversations, latest change first, after the one that ended the former page.
+    async fn conversations(&self, archived: Option<bool>, after: Option<ConversationId>, limit: usize) -> Result<Vec<ClientView>, Refusal>;
+    /// One conversation.
+    async fn conversation(&self, id: ConversationId) -> Result<ClientView, Refusal>;
+    /// Messages below `before`, newest first.
+    async fn messages(&self, conversation: ConversationId, before: Option<Seq>, limit: usize) -> Result<Vec<MessageRow>, Refusal>;
+    /// One message.
+    async fn message(&self, id: MessageId) -> Result<MessageRow, Refusal>;
+    /// Unread messages of all (of very many: of the latest) conversations.
+    async fn unread_total(&self) -> Result<u32, Refusal>;
+    /// Who of these is online, and when the others were seen last.
+    async fn presence_of(&self, users: &[UserId]) -> Result<Vec<(bool, Option<Millis>)>, Refusal>;
+    /// Some users with a connection.
+    fn online_users(&self, limit: usize) -> Result<Vec<UserId>, Refusal>;
 }
 
 /// A plan without plugins.
@@ -548,57 +662,7 @@ impl Hooks for NoPlugins {
     }
 }
 
-#[async_trait]
-impl Plan for NoPlugins {
-    fn wants(&self, _: Hook, _: &Facts<'_>) -> bool {
-        false
-    }
-    fn claims(&self, _: &str) -> Option<PluginId> {
-        None
-    }
-    async fn before_message(&self, _: &dyn Scope, draft: Draft, _: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
-        Ok((draft, Vec::new()))
-    }
-    async fn before_conversation(&self, _: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
-        Ok(draft)
-    }
-    async fn before_participant(&self, _: &dyn Scope, _: ParticipantChange) -> Result<(), Refusal> {
-        Ok(())
-    }
-    async fn before_reaction(&self, _: &dyn Scope, _: ReactionChange) -> Result<(), Refusal> {
-        Ok(())
-    }
-    fn command_owner(&self, _: &str) -> Option<PluginId> {
-        None
-    }
-    async fn command(&self, _: &dyn Scope, _: &PluginId, name: &str, _: &str) -> Result<String, Refusal> {
-        Err(Refusal::new(ErrorCode::NotFound, format!("no active plugin has the command {name}")))
-    }
-    async fn timer(&self, _: &dyn Scope, plugin: &PluginId, _: &str, _: Millis, _: &str) -> Result<(), HookError> {
-        Err(gone(plugin, Hook::Timer))
-    }
-    fn consumers(&self) -> Vec<Consumer> {
-        Vec::new()
-    }
-    fn wants_after(&self, _: &PluginId, _: Hook, _: &Facts<'_>) -> bool {
-        false
-    }
-    async fn after(&self, _: &dyn Scope, plugin: &PluginId, event: &After) -> Result<(), HookError> {
-        Err(gone(plugin, event.hook()))
-    }
-    fn connection_watchers(&self) -> Vec<PluginId> {
-        Vec::new()
-    }
-    fn routes(&self) -> Vec<Route> {
-        Vec::new()
-    }
-    async fn http(&self, _: &dyn Scope, plugin: &PluginId, _: HttpRequest) -> Result<HttpResponse, HookError> {
-        Err(gone(plugin, Hook::Http))
-    }
-    fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {
-        Vec::new()
-    }
-}
+impl Plan for NoPlugins {}
 
 /// The error for a plugin that is not active (any more).
 pub fn gone(plugin: &PluginId, hook: Hook) -> HookError {

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::{
     Inner, Subscriber,
     hub::{Push, What},
+    sockets::Recipients,
 };
 
 /// A user who comes back within this time was never away.
@@ -57,12 +58,18 @@ pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_
         last_seen,
     });
     let mut told: HashSet<String> = HashSet::new();
+    let has_sockets = engine.hub.sockets().is_some();
+    let (mut contacts, mut shared) = (HashSet::new(), Vec::new());
     for row in rows.iter().filter(|row| row.conversation.blocked_by.is_empty()) {
         let id = row.conversation.id;
         let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else {
             return;
         };
+        shared.push(id);
         for member in members.iter().filter(|member| member.left_seq.is_none() && member.user != *user) {
+            if has_sockets {
+                contacts.insert(member.user.clone());
+            }
             engine.hub.each(&member.user, |connection| {
                 if connection.subscribed(id) && told.insert(connection.id().to_owned()) {
                     connection.offer(&push);
@@ -70,6 +77,8 @@ pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_
             });
         }
     }
+    let contacts: Vec<UserId> = contacts.into_iter().collect();
+    engine.hub.tell_sockets(&push, Recipients::Users(&contacts, &shared));
 }
 
 /// Shows a connection that has joined a conversation who of the others is online.

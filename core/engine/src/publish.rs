@@ -1,11 +1,14 @@
 //! From committed entries to connections, in the order of the log.
 
-use haggle_model::{Address, ConversationKind, Event, UserId};
+use std::sync::Arc;
+
+use haggle_model::{Address, ConversationId, ConversationKind, Event, UserId};
 
 use crate::{
     conversation::{Audience, Conversation},
     hub::{Hub, Published, Push, What},
     ports,
+    sockets::Recipients,
     transaction::{Emit, StagedEntry},
 };
 
@@ -28,7 +31,7 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
                 mark: *mark,
                 at: entry.at,
             });
-            return to_mark_watchers(hub, &audience, user, shared_marks_max, &push);
+            return to_mark_watchers(hub, &audience, entry.conversation, user, shared_marks_max, &push);
         }
         _ => {}
     }
@@ -41,42 +44,67 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
     }
 }
 
-fn to_mark_watchers(hub: &Hub, audience: &Audience, user: &UserId, shared_marks_max: usize, push: &std::sync::Arc<Push>) {
-    if audience.users.len() <= shared_marks_max {
-        audience.users.iter().for_each(|user| hub.offer(user, push));
+fn to_mark_watchers(hub: &Hub, audience: &Audience, conversation: ConversationId, user: &UserId, shared_marks_max: usize, push: &Arc<Push>) {
+    let told = if audience.users.len() <= shared_marks_max {
+        &audience.users
     } else {
-        hub.offer(user, push);
-    }
+        std::slice::from_ref(user)
+    };
+    told.iter().for_each(|user| hub.offer(user, push));
+    hub.tell_sockets(push, Recipients::Users(told, &[conversation]));
 }
 
 /// Publishes an event with a seq to these users, or of a broadcast to everybody.
 pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], staged: StagedEntry) {
+    let conversation = staged.entry.conversation;
     let push = Push::new(What::Event(Published::new(staged.entry, kind, staged.message)));
     if kind == ConversationKind::Broadcast {
         hub.everyone(|connection| connection.offer(&push));
+        hub.tell_sockets(&push, Recipients::Everyone);
     } else {
         users.iter().for_each(|user| hub.offer(user, &push));
+        hub.tell_sockets(&push, Recipients::Users(users, &[conversation]));
     }
 }
 
 /// Publishes an event that is not kept.
 pub(crate) fn emit(hub: &Hub, emit: Emit) {
-    let push = Push::new(What::Custom {
-        plugin: emit.plugin,
-        name: emit.name,
-        payload: emit.payload,
-    });
-    match emit.audience {
-        ports::Audience::User(user) => hub.offer(&user, &push),
-        ports::Audience::Connection(id) => hub.everyone(|connection| {
-            if connection.id() == id {
-                connection.offer(&push);
+    match emit {
+        Emit::Sockets { plugin, emit } => {
+            if let Some(sockets) = hub.sockets() {
+                sockets.emit(&plugin, emit);
             }
-        }),
-        ports::Audience::Role(role) => hub.everyone(|connection| {
-            if connection.has_role(&role) {
-                connection.offer(&push);
-            }
-        }),
+        }
+        Emit::Custom {
+            audience,
+            plugin,
+            name,
+            payload,
+        } => custom(hub, audience, &Push::new(What::Custom { plugin, name, payload })),
+    }
+}
+
+fn custom(hub: &Hub, audience: ports::Audience, push: &Arc<Push>) {
+    match audience {
+        ports::Audience::User(user) => {
+            hub.offer(&user, push);
+            hub.tell_sockets(push, Recipients::Users(&[user], &[]));
+        }
+        ports::Audience::Connection(id) => {
+            hub.everyone(|connection| {
+                if connection.id() == id {
+                    connection.offer(push);
+                }
+            });
+            hub.tell_sockets(push, Recipients::Connection(&id));
+        }
+        ports::Audience::Role(role) => {
+            hub.everyone(|connection| {
+                if connection.has_role(&role) {
+                    connection.offer(push);
+                }
+            });
+            hub.tell_sockets(push, Recipients::Role(&role));
+        }
     }
 }

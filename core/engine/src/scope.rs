@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -19,9 +19,11 @@ use parking_lot::Mutex;
 
 use crate::{
     Actor, Inner, Refusal,
+    acting::Acting,
     conversation::{Conversation, sub_command},
     global_kv, pipeline,
-    ports::{Audience, Call, Draft, GuestMessage, HostCalls, HostError, Op, Plan, Scope},
+    ports::{Audience, Call, ClientCalls, Draft, GuestMessage, HostCalls, HostError, Op, Plan, Scope},
+    sockets::{SocketEmit, Target},
     transaction::{Emit, Item, Transaction},
 };
 
@@ -107,6 +109,8 @@ pub(crate) enum Place {
     InTurn,
     /// Outside: what they read is checked when their transaction is staged.
     OutsideTurn,
+    /// Outside, and nothing of theirs will be staged: they may only read.
+    Reading,
 }
 
 pub(crate) struct Shared {
@@ -115,6 +119,8 @@ pub(crate) struct Shared {
     place: Place,
     call: Call,
     deadline: Instant,
+    /// The user's side, where the handler may take it.
+    acting: Option<Acting>,
     writes: Mutex<Writes>,
     reads: Mutex<Vec<Read>>,
     /// Reservations of handlers whose writes were not kept.
@@ -139,13 +145,31 @@ pub(crate) struct HandlerScope {
 
 impl HandlerScope {
     pub fn new(engine: &Arc<Inner>, conversation: &Arc<Conversation>, place: Place, call: Call) -> HandlerScope {
-        let deadline = Instant::now() + engine.limits.turn_hooks_max;
+        HandlerScope::with(engine, conversation, place, call, engine.limits.turn_hooks_max, None)
+    }
+
+    /// Outside every turn, for a handler that may act as the user and so may have to wait for the turns of others.
+    pub fn acting(engine: &Arc<Inner>, conversation: &Arc<Conversation>, call: Call, acting: Acting) -> HandlerScope {
+        let within = engine.limits.turn_wait_max + engine.limits.turn_hooks_max;
+        HandlerScope::with(engine, conversation, Place::OutsideTurn, call, within, Some(acting))
+    }
+
+    fn with(
+        engine: &Arc<Inner>,
+        conversation: &Arc<Conversation>,
+        place: Place,
+        call: Call,
+        within: Duration,
+        acting: Option<Acting>,
+    ) -> HandlerScope {
+        let deadline = Instant::now() + within;
         let shared = Shared {
             engine: engine.clone(),
             conversation: conversation.clone(),
             place,
             call,
             deadline,
+            acting,
             writes: Mutex::default(),
             reads: Mutex::default(),
             abandoned: Mutex::default(),
@@ -168,6 +192,13 @@ impl HandlerScope {
     pub fn has_writes(&self) -> bool {
         let writes = self.shared.writes.lock();
         writes.count > 0 || !writes.held.is_empty()
+    }
+
+    /// What the handlers emit, where that is all they did: it needs no turn.
+    pub fn only_emits(&self) -> Option<Vec<Emit>> {
+        let mut writes = self.shared.writes.lock();
+        let only = writes.count == writes.emits.len() && writes.held.is_empty();
+        only.then(|| std::mem::take(&mut writes.emits))
     }
 
     /// Gives every reservation back: the command ends without its transaction. Await it before the answer leaves, else a retry
@@ -374,6 +405,9 @@ impl Drop for Guest {
 
 impl Guest {
     fn write<T>(&self, bytes: usize, change: impl FnOnce(&mut Writes) -> T) -> Result<T, HostError> {
+        if self.shared.place == Place::Reading {
+            return Err(HostError::Denied);
+        }
         let limits = &self.shared.engine.limits;
         let mut writes = self.writes.lock();
         if writes.count >= WRITES_MAX {
@@ -559,6 +593,9 @@ impl HostCalls for Guest {
     }
 
     async fn global_reserve(&self, keys: Vec<String>, value: Vec<u8>) -> Result<bool, HostError> {
+        if self.shared.place == Place::Reading {
+            return Err(HostError::Denied);
+        }
         if keys.is_empty() || keys.len() > RESERVE_KEYS_MAX {
             return Err(HostError::Invalid(format!("1 to {RESERVE_KEYS_MAX} keys can be reserved at once")));
         }
@@ -718,14 +755,7 @@ impl HostCalls for Guest {
 
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, HostError> {
         if id == self.shared.conversation.id {
-            let row = self.shared.conversation.with_state(|state| {
-                state.row.as_deref().map(|row| ConversationRow {
-                    head: state.head,
-                    head_n: state.head_n,
-                    participants: state.members.len() as u32,
-                    ..row.clone()
-                })
-            });
+            let row = self.shared.conversation.with_state(crate::state::State::present_row);
             if row.is_some() {
                 return Ok(row);
             }
@@ -887,13 +917,25 @@ impl HostCalls for Guest {
     fn emit_to(&self, audience: Audience, name: &str, payload: String) -> Result<(), HostError> {
         self.check_event_name(name)?;
         self.check_payload(&payload)?;
-        let emit = Emit {
+        let bytes = payload.len();
+        let emit = Emit::Custom {
             audience,
             plugin: self.plugin.clone(),
             name: name.into(),
             payload,
         };
-        self.write(emit.payload.len(), |writes| writes.emits.push(emit))
+        self.write(bytes, |writes| writes.emits.push(emit))
+    }
+
+    async fn emit_to_sockets(&self, mut emit: SocketEmit) -> Result<(), HostError> {
+        match emit.audience.to {
+            Target::Recipients => return Err(HostError::Invalid("recipients are those of a mapped event".into())),
+            Target::Conversation(id) => emit.participants = told_of(&self.shared.engine, id).await?.into(),
+            _ if emit.audience.joined.is_some() => return Err(HostError::Invalid("joined needs a conversation as target".into())),
+            _ => {}
+        }
+        let (bytes, plugin) = (emit.name.len() + emit.args.bytes(), self.plugin.clone());
+        self.write(bytes, |writes| writes.emits.push(Emit::Sockets { plugin, emit }))
     }
 
     fn notify(&self, user: UserId, notification: Notification) -> Result<(), HostError> {
@@ -953,6 +995,17 @@ impl HostCalls for Guest {
             .map_err(store_error)?;
         Ok(row.map(|row| row.due))
     }
+
+    fn client(&self) -> Option<&dyn ClientCalls> {
+        self.shared.acting.as_ref().map(|acting| acting as &dyn ClientCalls)
+    }
+}
+
+/// Participants of a conversation as its events are told.
+async fn told_of(engine: &Arc<Inner>, id: ConversationId) -> Result<Vec<UserId>, HostError> {
+    let conversation = engine.warmed_id(id).await.map_err(refused)?;
+    let users = conversation.audience.lock().users.clone();
+    Ok(users)
 }
 
 impl Guest {

@@ -50,6 +50,16 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// The conversation's row with everything staged, if it was ever created.
+    pub fn present_row(&self) -> Option<ConversationRow> {
+        self.row.as_deref().map(|row| ConversationRow {
+            head: self.head,
+            head_n: self.head_n,
+            participants: self.members.len() as u32,
+            ..row.clone()
+        })
+    }
+
     /// From the store's rows.
     pub fn load(
         row: Option<ConversationRow>,

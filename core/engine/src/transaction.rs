@@ -5,7 +5,7 @@ use std::sync::Arc;
 use haggle_model::{CommandId, Effects, Entry, Event, Millis, PluginId, UserId};
 use haggle_store::MessageRow;
 
-use crate::{ports::Audience, state};
+use crate::{ports::Audience, sockets::SocketEmit, state};
 
 /// One entry in the making: the turn gives it its seq, the lane its time.
 #[derive(Clone, Debug)]
@@ -45,11 +45,16 @@ impl Item {
 
 /// An event that is not kept: published after the commit.
 #[derive(Clone, Debug)]
-pub(crate) struct Emit {
-    pub audience: Audience,
-    pub plugin: PluginId,
-    pub name: String,
-    pub payload: String,
+pub(crate) enum Emit {
+    /// For every kind of connection.
+    Custom {
+        audience: Audience,
+        plugin: PluginId,
+        name: String,
+        payload: String,
+    },
+    /// For connections in the plugin's namespaces.
+    Sockets { plugin: PluginId, emit: SocketEmit },
 }
 
 /// Entries of one conversation and what commits with them.

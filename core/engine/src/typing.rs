@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::{
     Inner,
     hub::{Push, What},
+    sockets::Recipients,
 };
 
 /// A sign of typing within this time after the last one that was told is not told again.
@@ -83,6 +84,7 @@ async fn tell(engine: &Arc<Inner>, conversation: ConversationId, user: UserId, o
         name,
         on,
     });
+    engine.hub.tell_sockets(&push, Recipients::Users(&others, &[conversation]));
     for other in others {
         engine.hub.each(&other, |connection| {
             if connection.subscribed(conversation) {

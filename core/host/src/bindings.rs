@@ -23,6 +23,33 @@ mod generated {
             "haggle:plugin/participants.list": async | trappable,
             "haggle:plugin/users.get": async | trappable,
             "haggle:plugin/timers.get": async | trappable,
+            "haggle:plugin/events.emit-to-sockets": async | trappable,
+            "haggle:plugin/events.ask-socket": async | trappable,
+            "haggle:plugin/client.send": async | trappable,
+            "haggle:plugin/client.edit": async | trappable,
+            "haggle:plugin/client.delete": async | trappable,
+            "haggle:plugin/client.hide-message": async | trappable,
+            "haggle:plugin/client.react": async | trappable,
+            "haggle:plugin/client.read": async | trappable,
+            "haggle:plugin/client.open-direct": async | trappable,
+            "haggle:plugin/client.open-context": async | trappable,
+            "haggle:plugin/client.open-broadcast": async | trappable,
+            "haggle:plugin/client.update": async | trappable,
+            "haggle:plugin/client.close": async | trappable,
+            "haggle:plugin/client.archive": async | trappable,
+            "haggle:plugin/client.hide": async | trappable,
+            "haggle:plugin/client.add-participant": async | trappable,
+            "haggle:plugin/client.remove-participant": async | trappable,
+            "haggle:plugin/client.block": async | trappable,
+            "haggle:plugin/client.call": async | trappable,
+            "haggle:plugin/client.join": async | trappable,
+            "haggle:plugin/client.direct-id": async | trappable,
+            "haggle:plugin/client.conversations": async | trappable,
+            "haggle:plugin/client.get-conversation": async | trappable,
+            "haggle:plugin/client.messages": async | trappable,
+            "haggle:plugin/client.get-message": async | trappable,
+            "haggle:plugin/client.unread-total": async | trappable,
+            "haggle:plugin/client.presence-of": async | trappable,
             default: trappable,
         },
         exports: { default: async },
@@ -31,7 +58,7 @@ mod generated {
 
 pub(crate) use generated::exports::haggle::plugin as exports;
 pub(crate) use generated::haggle::plugin::{
-    config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, types as wit, users,
+    client, config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, types as wit, users,
 };
 
 macro_rules! hooks {
@@ -82,5 +109,6 @@ hooks! {
     command: Command,
     http: Http,
     timer: Timer,
+    namespace: Namespace,
     lifecycle: Lifecycle,
 }

@@ -82,7 +82,7 @@ async fn admit(plugin: &Arc<Plugin>, hook: Hook, deadline: Instant) -> Result<Le
         breaker.undecided();
         return Err(CallError::new(Kind::Timeout, "no time was left to call it"));
     }
-    let lease = plugin.pool.lease(deadline).await;
+    let lease = plugin.pool.lease(hook, deadline).await;
     lease.inspect_err(|_| breaker.undecided())
 }
 
@@ -190,7 +190,7 @@ pub(crate) enum Decided<R> {
 const REJECTION_CODE_BYTES_MAX: usize = 64;
 const REJECTION_MESSAGE_BYTES_MAX: usize = 1024;
 
-fn rejection(mut rejection: wit::Rejection) -> wit::Rejection {
+pub(crate) fn rejection(mut rejection: wit::Rejection) -> wit::Rejection {
     truncate(&mut rejection.code, REJECTION_CODE_BYTES_MAX);
     truncate(&mut rejection.message, REJECTION_MESSAGE_BYTES_MAX);
     if rejection.code.is_empty() {

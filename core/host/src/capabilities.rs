@@ -4,16 +4,20 @@
 
 use std::sync::Arc;
 
-use haggle_engine::ports::{Audience, HostCalls, HostError};
+use haggle_engine::{
+    ports::{Audience, HostCalls, HostError},
+    sockets::SocketEmit,
+};
 use wasmtime::{
     Result,
     component::{HasSelf, Linker},
 };
 
 use crate::{
-    bindings::{config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, users, wit},
+    bindings::{client, config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, users, wit},
     convert::{self, id, invalid, json, json_object},
     grants::Capability,
+    sockets,
     state::State,
 };
 
@@ -53,8 +57,10 @@ functions! {
     Participants: ParticipantsList = "participants.list", ParticipantsAdd = "participants.add", ParticipantsRemove = "participants.remove";
     Users: UsersGet = "users.get", UsersOnline = "users.online", UsersWatching = "users.watching";
     Events: EventsEmit = "events.emit", EventsEmitToUser = "events.emit-to-user",
-        EventsEmitToConnection = "events.emit-to-connection", EventsEmitToRole = "events.emit-to-role";
+        EventsEmitToConnection = "events.emit-to-connection", EventsEmitToRole = "events.emit-to-role",
+        EventsEmitToSockets = "events.emit-to-sockets", EventsAskSocket = "events.ask-socket";
     Notifications: NotificationsPush = "notifications.push";
+    Client: ClientSend = "client.send", ClientEdit = "client.edit", ClientDelete = "client.delete", ClientHideMessage = "client.hide-message", ClientReact = "client.react", ClientRead = "client.read", ClientOpenDirect = "client.open-direct", ClientOpenContext = "client.open-context", ClientOpenBroadcast = "client.open-broadcast", ClientUpdate = "client.update", ClientClose = "client.close", ClientArchive = "client.archive", ClientHide = "client.hide", ClientAddParticipant = "client.add-participant", ClientRemoveParticipant = "client.remove-participant", ClientBlock = "client.block", ClientCall = "client.call", ClientTyping = "client.typing", ClientPresenceHint = "client.presence-hint", ClientJoin = "client.join", ClientLeave = "client.leave", ClientEnterRoom = "client.enter-room", ClientLeaveRoom = "client.leave-room", ClientDirectId = "client.direct-id", ClientConversations = "client.conversations", ClientConversation = "client.get-conversation", ClientMessages = "client.messages", ClientMessage = "client.get-message", ClientUnreadTotal = "client.unread-total", ClientPresenceOf = "client.presence-of", ClientOnlineUsers = "client.online-users";
     Timers: TimersSet = "timers.set", TimersCancel = "timers.cancel", TimersGet = "timers.get";
 }
 
@@ -74,6 +80,7 @@ pub(crate) fn link(linker: &mut Linker<State>, granted: impl IntoIterator<Item =
             Capability::Users => users::add_to_linker::<State, HasSelf<State>>,
             Capability::Events => events::add_to_linker::<State, HasSelf<State>>,
             Capability::Notifications => notifications::add_to_linker::<State, HasSelf<State>>,
+            Capability::Client => client::add_to_linker::<State, HasSelf<State>>,
             Capability::Timers => timers::add_to_linker::<State, HasSelf<State>>,
         };
         add(linker, |state| state)?;
@@ -376,8 +383,7 @@ impl participants::Host for State {
 
     fn add(&mut self, user: String, role: String) -> Answer<()> {
         self.at_once(HostFn::ParticipantsAdd, user.len() + role.len(), |_, guest| {
-            let role = role.parse().map_err(|()| invalid("role must be `member` or `admin`"))?;
-            guest.add_participant(user.into(), role)
+            guest.add_participant(user.into(), convert::role(&role)?)
         })
     }
 
@@ -427,6 +433,30 @@ impl events::Host for State {
 
     fn emit_to_role(&mut self, role: String, name: String, payload: String) -> Answer<()> {
         self.emit_to(HostFn::EventsEmitToRole, Audience::Role(role), &name, payload)
+    }
+
+    async fn emit_to_sockets(&mut self, to: wit::Audience, name: String, args: wit::Args) -> Answer<()> {
+        let bytes = name.len() + sockets::args_bytes(&args);
+        let emit = sockets::emit(to, name, args, None);
+        self.emit_to_sockets(HostFn::EventsEmitToSockets, emit, bytes).await
+    }
+
+    async fn ask_socket(&mut self, connection: String, name: String, args: wit::Args, token: String) -> Answer<()> {
+        let bytes = name.len() + token.len() + sockets::args_bytes(&args);
+        let to = sockets::to_connection(connection);
+        let emit = sockets::check_token(&token).and_then(|()| sockets::emit(to, name, args, Some(token)));
+        self.emit_to_sockets(HostFn::EventsAskSocket, emit, bytes).await
+    }
+}
+
+impl State {
+    async fn emit_to_sockets(&mut self, function: HostFn, emit: Result<SocketEmit, HostError>, bytes: usize) -> Answer<()> {
+        let guest = guest!(self, bytes);
+        let answer = match emit {
+            Ok(emit) => self.wait(guest.emit_to_sockets(emit)).await?,
+            Err(error) => Err(error),
+        };
+        Ok(self.answered(function, answer))
     }
 }
 

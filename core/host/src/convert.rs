@@ -107,6 +107,11 @@ pub(crate) fn call(call: &Call) -> wit::Call {
     }
 }
 
+/// `member` or `admin`.
+pub(crate) fn role(text: &str) -> Result<haggle_model::Role, HostError> {
+    text.parse().map_err(|()| invalid("role must be `member` or `admin`"))
+}
+
 pub(crate) fn draft(draft: &ports::Draft) -> wit::Draft {
     wit::Draft {
         op: draft.op.as_str().to_owned(),

@@ -24,12 +24,13 @@ pub enum Capability {
     Users,
     Events,
     Notifications,
+    Client,
     Timers,
 }
 
 impl Capability {
     /// Every capability, in the order of the contract.
-    pub const ALL: [Capability; 12] = [
+    pub const ALL: [Capability; 13] = [
         Capability::Log,
         Capability::Metrics,
         Capability::Config,
@@ -41,6 +42,7 @@ impl Capability {
         Capability::Users,
         Capability::Events,
         Capability::Notifications,
+        Capability::Client,
         Capability::Timers,
     ];
 
@@ -58,6 +60,7 @@ impl Capability {
             Capability::Users => "users",
             Capability::Events => "events",
             Capability::Notifications => "notifications",
+            Capability::Client => "client",
             Capability::Timers => "timers",
         }
     }

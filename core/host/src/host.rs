@@ -96,6 +96,8 @@ pub struct RunningVersion {
     pub commands: Vec<String>,
     /// Method and path.
     pub routes: Vec<String>,
+    /// Socket.IO namespaces that it can own.
+    pub namespaces: Vec<String>,
     /// Hooks that are not called now because they failed too often.
     pub breakers_open: Vec<&'static str>,
     /// Instances waiting for a call.
@@ -471,6 +473,7 @@ fn running(plugin: &Plugin) -> RunningVersion {
         claims: manifest.claims.clone(),
         commands: manifest.commands.clone(),
         routes: manifest.routes.iter().map(|route| format!("{} {}", route.method, route.path)).collect(),
+        namespaces: manifest.namespaces.clone(),
         breakers_open: names(&mut plugin.exports.iter().filter(|hook| plugin.breaker(**hook).is_open())),
         instances_idle,
         instances_busy,

@@ -16,6 +16,7 @@ mod breaker;
 mod cache;
 mod calls;
 mod capabilities;
+mod client;
 mod component;
 mod convert;
 mod fault;
@@ -29,6 +30,7 @@ mod options;
 mod plugin;
 mod pool;
 mod registry;
+mod sockets;
 mod state;
 mod watcher;
 

@@ -21,7 +21,7 @@ use crate::{
     cache::{Cache, hex},
     capabilities,
     component::{Inspected, inspect},
-    grants::Review,
+    grants::{Capability, Review},
     machine::{self, Clock},
     manifest::{MANIFEST_BYTES_MAX, Manifest},
     metrics::{self, Meters},
@@ -345,6 +345,7 @@ impl Loader {
             claims: manifest.claims.clone(),
             commands: manifest.commands.clone(),
             routes: manifest.routes.iter().map(|route| format!("{} {}", route.method, route.path)).collect(),
+            namespaces: manifest.namespaces.clone(),
             problems,
         })
     }
@@ -376,11 +377,19 @@ fn problems(manifest: &Manifest, inspected: &Inspected, review: &Review) -> Vec<
         ("command", !manifest.commands.is_empty(), "commands"),
         ("http", !manifest.routes.is_empty(), "routes"),
         ("timer", !manifest.crons.is_empty(), "crons"),
+        ("namespace", !manifest.namespaces.is_empty(), "namespaces"),
     ];
     for (hook, needed, what) in needs {
         if needed && !exported(hook) {
             problems.push(format!("plugin.toml names {what}, but the code does not export the hook {hook}"));
         }
+    }
+    if exported("namespace") && manifest.namespaces.is_empty() {
+        problems.push("the code exports the hook namespace, but plugin.toml names none: add [namespaces] names = [\"/…\"]".into());
+    }
+    if review.granted.contains(&Capability::Client) && manifest.limits.max_instances < 2 {
+        let why = "a handler that acts as its user may wait for a turn that waits for this plugin";
+        problems.push(format!("limits.max_instances = 1 with the capability client: set 2 or more, since {why}"));
     }
     if !manifest.claims.is_empty() && !exported("before-message") {
         problems.push("plugin.toml claims kinds of message, but the code does not export the hook before-message".into());
@@ -433,6 +442,8 @@ pub struct CheckReport {
     pub commands: Vec<String>,
     /// Method and path.
     pub routes: Vec<String>,
+    /// Socket.IO namespaces that it can own.
+    pub namespaces: Vec<String>,
     /// Why it cannot be loaded; empty when it can.
     pub problems: Vec<String>,
 }
@@ -457,6 +468,7 @@ impl std::fmt::Display for CheckReport {
         writeln!(f, "claims    {}", owned(&self.claims))?;
         writeln!(f, "commands  {}", owned(&self.commands))?;
         writeln!(f, "routes    {}", owned(&self.routes))?;
+        writeln!(f, "spaces    {}", owned(&self.namespaces))?;
         for problem in &self.problems {
             writeln!(f, "problem   {problem}")?;
         }

@@ -177,6 +177,8 @@ pub struct Manifest {
     pub routes: Vec<Route>,
     /// Plugin-wide timers.
     pub crons: Vec<Cron>,
+    /// Socket.IO namespaces that it can own; `*`: any. Which it does own the operator says.
+    pub namespaces: Vec<String>,
     /// What is asked for.
     pub grants: BTreeMap<Capability, Grant>,
     /// Bounds.
@@ -270,6 +272,8 @@ struct Written {
     #[serde(default)]
     crons: Vec<WrittenCron>,
     #[serde(default)]
+    namespaces: WrittenNamespaces,
+    #[serde(default)]
     grants: BTreeMap<String, toml::Value>,
     #[serde(default)]
     limits: PluginLimits,
@@ -298,6 +302,13 @@ struct WrittenRoute {
     method: String,
     path: String,
     access: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenNamespaces {
+    /// `/messages`, or `*`.
+    names: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -335,6 +346,7 @@ impl Manifest {
             commands: check_commands(commands)?,
             routes: check_routes(&id, written.routes)?,
             crons: check_crons(written.crons)?,
+            namespaces: check_namespaces(written.namespaces.names)?,
             grants: check_grants(written.grants)?,
             hooks: check_hooks(written.hooks, &written.limits)?,
             limits: check_limits(written.limits)?,
@@ -355,6 +367,11 @@ impl Manifest {
             from_start: false,
             filter: Filter::default(),
         })
+    }
+
+    /// Whether it can own this namespace.
+    pub fn offers_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.iter().any(|name| name == "*" || name == namespace)
     }
 
     /// Hooks that `[hooks]` names.
@@ -555,6 +572,23 @@ fn check_path(id: &PluginId, written: &str) -> Result<String, ManifestError> {
     Ok(path)
 }
 
+/// Whether a client may ask for a namespace of this name: `/` and then plain characters.
+pub fn is_namespace(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-_.~".contains(&byte);
+    name.starts_with('/') && name.len() <= NAME_CHARS_MAX && name.bytes().all(plain)
+}
+
+fn check_namespaces(names: Vec<String>) -> Result<Vec<String>, ManifestError> {
+    check_count("namespaces.names", &names)?;
+    if let Some(name) = names.iter().find(|name| *name != "*" && !is_namespace(name)) {
+        return broken(format!(
+            "namespaces.names: `{name}` is neither `*` nor a `/` with letters, digits, -, _, ., ~ and / behind it"
+        ));
+    }
+    no_duplicate("namespaces.names", names.iter())?;
+    Ok(names)
+}
+
 fn check_crons(written: Vec<WrittenCron>) -> Result<Vec<Cron>, ManifestError> {
     check_count("crons", &written)?;
     no_duplicate("crons", written.iter().map(|cron| &cron.name))?;
@@ -708,6 +742,14 @@ mod tests {
     }
 
     #[test]
+    fn namespaces_are_offered_by_name_or_all() {
+        let some = good("[namespaces]\nnames = [\"/\", \"/messages\"]");
+        assert!(some.offers_namespace("/") && some.offers_namespace("/messages") && !some.offers_namespace("/other"));
+        assert!(good("[namespaces]\nnames = [\"*\"]").offers_namespace("/other"));
+        assert!(!good("").offers_namespace("/"));
+    }
+
+    #[test]
     fn a_whole_manifest_is_read() {
         let manifest = good(
             r#"
@@ -768,6 +810,8 @@ mod tests {
         check("[hooks]\nbefore-message = { deadline_ms = 0 }", "deadline_ms must be at least 1");
         check("sha256 = \"abc\"", "not 64 hex digits");
         check("wasm = \"../x.wasm\"", "below the manifest's folder");
+        check("[namespaces]\nnames = [\"shop\"]", "`shop` is neither");
+        check("[namespaces]\nnames = [\"/a\", \"/a\"]", "stands there twice");
         check("claims = [\"text\"]", "`text` belongs to the core");
         check("claims = [\"system\"]", "`system` belongs to the core");
         check("claims = [\"a\", \"a\"]", "stands there twice");

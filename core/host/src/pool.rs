@@ -12,7 +12,7 @@ use std::{
 
 use haggle_engine::ports::Hook;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{Engine, Store, component::InstancePre};
 
 use crate::{
@@ -38,6 +38,8 @@ pub(crate) struct Pool {
     )]
     idle: Mutex<Vec<Box<Warm>>>,
     permits: Semaphore,
+    /// Of these, what handlers may have that wait for turns: a turn may wait for this very plugin.
+    waiting_permits: Semaphore,
     /// Instances dropped and not yet made again, by reason.
     recycled: AtomicU32,
     faulted: AtomicU32,
@@ -53,7 +55,9 @@ pub(crate) struct Warm {
 
 impl Pool {
     pub(crate) fn new(profile: Arc<Profile>, pre: InstancePre<State>, indices: Indices, config: String) -> Pool {
-        let permits = Semaphore::new(profile.limits.max_instances as usize);
+        let instances = profile.limits.max_instances;
+        let permits = Semaphore::new(instances as usize);
+        let waiting_permits = Semaphore::new(waiting_share(instances) as usize);
         Pool {
             profile,
             indices,
@@ -61,32 +65,48 @@ impl Pool {
             config,
             idle: Mutex::default(),
             permits,
+            waiting_permits,
             recycled: AtomicU32::new(0),
             faulted: AtomicU32::new(0),
         }
     }
 
     /// The right to run one call, with a warm instance if there is one. Waits for it to the deadline at most.
-    pub(crate) async fn lease(self: &Arc<Self>, deadline: Instant) -> Result<Lease, CallError> {
-        let permit = match self.permits.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => self.wait_for_permit(deadline).await?,
+    pub(crate) async fn lease(self: &Arc<Self>, hook: Hook, deadline: Instant) -> Result<Lease, CallError> {
+        let may_wait = matches!(hook, Hook::Namespace | Hook::Http);
+        let of_the_share = match may_wait {
+            true => Some(
+                self.permit(&self.waiting_permits, waiting_share(self.profile.limits.max_instances), deadline)
+                    .await?,
+            ),
+            false => None,
         };
-        permit.forget(); // the lease gives it back
+        let permit = self.permit(&self.permits, self.profile.limits.max_instances, deadline).await?;
+        permit.forget(); // the lease gives them back
+        if let Some(permit) = of_the_share {
+            permit.forget();
+        }
         let warm = self.idle.lock().pop();
-        Ok(Lease { pool: self.clone(), warm })
+        Ok(Lease {
+            pool: self.clone(),
+            warm,
+            may_wait,
+        })
     }
 
-    async fn wait_for_permit(&self, deadline: Instant) -> Result<tokio::sync::SemaphorePermit<'_>, CallError> {
+    async fn permit<'a>(&self, permits: &'a Semaphore, count: u32, deadline: Instant) -> Result<SemaphorePermit<'a>, CallError> {
+        if let Ok(permit) = permits.try_acquire() {
+            return Ok(permit);
+        }
         let since = Instant::now();
-        let permit = tokio::time::timeout_at(deadline.into(), self.permits.acquire()).await;
+        let permit = tokio::time::timeout_at(deadline.into(), permits.acquire()).await;
         self.profile.meters.pool_wait.record(since.elapsed().as_secs_f64());
         match permit {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-            Err(_) => Err(CallError::new(
-                Kind::Overloaded,
-                format!("all {} instances were busy until the deadline", self.profile.limits.max_instances),
-            )),
+            Err(_) => {
+                let text = format!("all {count} instances for it were busy until the deadline (limits.max_instances)");
+                Err(CallError::new(Kind::Overloaded, text))
+            }
         }
     }
 
@@ -167,6 +187,7 @@ impl Pool {
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     warm: Option<Box<Warm>>,
+    may_wait: bool,
 }
 
 impl Lease {
@@ -206,6 +227,9 @@ impl Drop for Lease {
     fn drop(&mut self) {
         drop(self.warm.take()); // frees its memory before the next caller asks for some
         self.pool.permits.add_permits(1);
+        if self.may_wait {
+            self.pool.waiting_permits.add_permits(1);
+        }
     }
 }
 
@@ -239,6 +263,12 @@ impl Warm {
     }
 }
 
+/// How many instances may be with handlers that act as their user, and so wait for turns in which this plugin may have a hook
+/// of its own: three quarters. A manifest with a single instance cannot have both (`loader`).
+pub(crate) fn waiting_share(instances: u32) -> u32 {
+    (instances - instances.div_ceil(4)).max(1)
+}
+
 /// A number within a quarter of `middle`, so that instances made together do not end together.
 fn spread(middle: u32) -> u32 {
     let random = RandomState::new().hash_one(0_u8);
@@ -250,6 +280,14 @@ fn spread(middle: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn turns_always_find_an_instance() {
+        for instances in 2..=1024 {
+            assert!((1..instances).contains(&waiting_share(instances)), "{instances}");
+        }
+        assert_eq!((waiting_share(1), waiting_share(2), waiting_share(8)), (1, 1, 6));
+    }
 
     #[test]
     fn lifetimes_are_spread_around_the_middle() {

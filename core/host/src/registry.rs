@@ -12,6 +12,7 @@ use haggle_engine::{
         After, Consumer, ConversationDraft, Draft, Facts, Hook, HookError, HttpRequest, HttpResponse, ParticipantChange, Plan, ReactionChange, Route,
         Scope, gone,
     },
+    sockets::{NamespaceAnswer, NamespaceCall},
 };
 use haggle_model::{Decider, ErrorCode, Millis, PluginId};
 
@@ -23,6 +24,7 @@ use crate::{
     fault::{CallError, Kind},
     manifest::OnFailure,
     plugin::{Plugin, Written},
+    sockets,
 };
 
 /// Hooks that are run from the log.
@@ -319,6 +321,24 @@ impl Plan for Registry {
                 Ok(response)
             }
             Err(error) => Err(plugin.hook_error(Hook::Http, error)),
+        }
+    }
+
+    fn offers_namespace(&self, plugin: &PluginId, namespace: &str) -> bool {
+        self.with_hook(plugin, Hook::Namespace)
+            .is_some_and(|plugin| plugin.manifest.offers_namespace(namespace))
+    }
+
+    async fn namespace(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
+        let plugin = self.with_hook(plugin, Hook::Namespace).ok_or_else(|| gone(plugin, Hook::Namespace))?;
+        match plugin.call(scope, &call_of(scope), sockets::Namespace::new(call)).await {
+            Ok((answer, written)) => {
+                if !matches!(answer, NamespaceAnswer::Refused { .. } | NamespaceAnswer::Rejected { .. }) {
+                    written.keep();
+                }
+                Ok(answer)
+            }
+            Err(error) => Err(plugin.hook_error(Hook::Namespace, error)),
         }
     }
 

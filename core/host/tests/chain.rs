@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use haggle_engine::ports::{Facts, Hook, Hooks};
+use haggle_engine::ports::{Facts, Hook, Hooks, HttpRequest};
 use haggle_model::{ConversationKind, ErrorCode};
 use support::*;
 
@@ -250,4 +250,55 @@ async fn who_was_left_too_little_time_is_not_blamed() {
         let refusal = send(&host, &FakeScope::within(Duration::from_millis(5)), "hello").await.unwrap_err();
         assert_eq!(refusal.plugin.unwrap().1, "timeout", "never `breaker`");
     }
+}
+
+/// A guest with a route that reads a key first, and a before-hook that lets everything through.
+fn serves() -> Vec<u8> {
+    let body = format!(
+        r#"(data (i32.const 16) "k")
+        (func (export "haggle:plugin/http@0.1.0#handle") (param $args i32) (result i32)
+            (call $kv_get (i32.const 16) (i32.const 1) (i32.const 256))
+            (i32.store16 (i32.const 512) (i32.const 200))
+            (i32.store (i32.const 516) (i32.const 16)) (i32.store (i32.const 520) (i32.const 0))
+            (i32.store (i32.const 524) (i32.const 16)) (i32.store (i32.const 528) (i32.const 0))
+            (i32.const 512))
+        (func (export "cabi_post_haggle:plugin/http@0.1.0#handle") (param i32) (call $fresh))
+        (func (export "haggle:plugin/before-message@0.1.0#handle") (param $args i32) (result i32) (i32.const 1024))
+        (func (export "cabi_post_haggle:plugin/before-message@0.1.0#handle") (param i32) (call $fresh))"#
+    );
+    guest(KV_GET, &["http", "before-message"], &body)
+}
+
+/// The deadlock that must not be: handlers that wait for turns, and turns that wait for the same plugin.
+#[tokio::test]
+async fn handlers_that_wait_leave_instances_to_the_turns() {
+    let limits = "[grants]\nkv = true\n[limits]\nmax_instances = 4\nwall_ms = 2000";
+    let (_bench, host) = Bench::with("serves", limits, &serves()).await;
+    let serve = |takes: u64, within: u64| {
+        let (host, scope) = (host.clone(), FakeScope::within(Duration::from_millis(within)));
+        *scope.world.read_takes.lock() = Duration::from_millis(takes);
+        let request = HttpRequest {
+            method: "GET".into(),
+            path: "/x".into(),
+            query: String::new(),
+            headers: Vec::new(),
+            body: Vec::new(),
+        };
+        tokio::spawn(async move { host.plan().http(&scope, &"serves".into(), request).await })
+    };
+    let waiting: Vec<_> = (0..3).map(|_| serve(800, 2000)).collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let fourth = serve(0, 200).await.unwrap().unwrap_err();
+    assert_eq!(fourth.kind, "overloaded", "three quarters may wait: {}", fourth.message);
+    for _ in 0..20 {
+        let since = Instant::now();
+        send(&host, &FakeScope::within(Duration::from_millis(200)), "hello")
+            .await
+            .expect("a turn finds an instance");
+        assert!(since.elapsed() < Duration::from_millis(200));
+    }
+    for handler in waiting {
+        assert_eq!(handler.await.unwrap().expect("it ends").status, 200);
+    }
+    assert_eq!(serve(0, 2000).await.unwrap().expect("there is room again").status, 200);
 }

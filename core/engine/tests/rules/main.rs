@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acting;
 mod after_hooks;
 mod faults;
 mod limits;

@@ -19,6 +19,7 @@ type BeforeMessage = Box<dyn Fn(Host, Call, Draft) -> BoxFuture<'static, Result<
 type BeforeParticipant = Box<dyn Fn(Host, Call, ParticipantChange) -> BoxFuture<'static, Result<(), Refusal>> + Send + Sync>;
 type OnAfter = Box<dyn Fn(Host, Call, After) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 type OnCommand = Box<dyn Fn(Host, Call, String) -> BoxFuture<'static, Result<String, Refusal>> + Send + Sync>;
+type OnHttp = Box<dyn Fn(Host, Call, HttpRequest) -> BoxFuture<'static, Result<HttpResponse, String>> + Send + Sync>;
 type OnTimer = Box<dyn Fn(Host, Call, String, String) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// One plugin.
@@ -29,6 +30,7 @@ pub struct Fake {
     before_participant: Option<BeforeParticipant>,
     after: HashMap<Hook, OnAfter>,
     commands: HashMap<String, OnCommand>,
+    http: Option<OnHttp>,
     timer: Option<OnTimer>,
     from_start: bool,
 }
@@ -42,6 +44,7 @@ impl Fake {
             before_participant: None,
             after: HashMap::new(),
             commands: HashMap::new(),
+            http: None,
             timer: None,
             from_start: true,
         }
@@ -85,6 +88,14 @@ impl Fake {
     ) -> Fake {
         self.commands
             .insert(name.into(), Box::new(move |host, call, payload| Box::pin(run(host, call, payload))));
+        self
+    }
+
+    pub fn http<F: Future<Output = Result<HttpResponse, String>> + Send + 'static>(
+        mut self,
+        run: impl Fn(Host, Call, HttpRequest) -> F + Send + Sync + 'static,
+    ) -> Fake {
+        self.http = Some(Box::new(move |host, call, request| Box::pin(run(host, call, request))));
         self
     }
 
@@ -264,7 +275,15 @@ impl Plan for FakePlan {
     }
 
     async fn http(&self, scope: &dyn Scope, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError> {
-        NoPlugins.http(scope, plugin, request).await
+        let Some(run) = self.get(plugin).and_then(|plugin| plugin.http.as_ref()) else {
+            return NoPlugins.http(scope, plugin, request).await;
+        };
+        let host = scope.guest(plugin);
+        let response = run(host.clone(), scope.call().clone(), request)
+            .await
+            .map_err(|message| failed(plugin, Hook::Http, message))?;
+        host.keep();
+        Ok(response)
     }
 
     fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {

@@ -17,6 +17,7 @@ use async_trait::async_trait;
 use haggle_engine::{
     Actor, Refusal,
     ports::{Audience, Call, Draft, GuestMessage, Hooks, HostCalls, HostError, Op, Scope},
+    sockets::SocketEmit,
 };
 use haggle_host::{HostLimits, HostOptions, PluginHost};
 use haggle_model::{CommandId, ConversationId, ConversationKind, Decider, MessageId, Millis, Notification, PluginId, Role, Seq, UserId};
@@ -405,6 +406,9 @@ impl HostCalls for FakeGuest {
         not_here()
     }
     fn emit_to(&self, _: Audience, _: &str, _: String) -> Result<(), HostError> {
+        not_here()
+    }
+    async fn emit_to_sockets(&self, _: SocketEmit) -> Result<(), HostError> {
         not_here()
     }
     fn notify(&self, _: UserId, _: Notification) -> Result<(), HostError> {
