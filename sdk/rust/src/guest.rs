@@ -5,6 +5,7 @@
 
 use crate::{
     Failure, Plugin, Rejection, hooks,
+    sockets::{Args, Audience, CoreEvent, Emit, Handshake, SocketEvent, Target},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
         Op, ParticipantChange, Reaction, Receipt, Verdict,
@@ -30,6 +31,7 @@ mod imports {
                 import haggle:plugin/users@0.1.0;
                 import haggle:plugin/events@0.1.0;
                 import haggle:plugin/notifications@0.1.0;
+                import haggle:plugin/client@0.1.0;
                 import haggle:plugin/timers@0.1.0;
             }
         ",
@@ -134,6 +136,11 @@ hook_world!(
     timer,
     "timer-hook",
     "package haggle:sdk; world timer-hook { export haggle:plugin/timer@0.1.0; }"
+);
+hook_world!(
+    namespace,
+    "namespace-hook",
+    "package haggle:sdk; world namespace-hook { export haggle:plugin/namespace@0.1.0; }"
 );
 pub mod lifecycle {
     // Mentions none of the contract's types, so there is nothing to share.
@@ -284,6 +291,103 @@ where
 {
     fn handle(call: wit::Call, name: String, due_ms: u64, payload: String) -> Result<(), String> {
         reason(E::with(|plugin| hooks::Timer::timer(plugin, &call.into(), &name, due_ms, &payload)))
+    }
+}
+
+use namespace::exports::haggle::plugin::namespace as spaces;
+
+impl<E: Exported> spaces::Guest for E
+where
+    E::Plugin: hooks::Namespace,
+{
+    fn connect(call: wit::Call, handshake: spaces::Handshake) -> Result<(), spaces::Refusal> {
+        let handshake = Handshake {
+            namespace: handshake.namespace,
+            auth: handshake.auth,
+            host: handshake.host,
+            path: handshake.path,
+            query: handshake.query,
+            headers: handshake.headers,
+        };
+        let connected = E::with(|plugin| hooks::Namespace::connect(plugin, &call.into(), handshake));
+        connected.map_err(|refused| spaces::Refusal {
+            message: refused.message,
+            data: refused.data,
+        })
+    }
+
+    fn event(call: wit::Call, event: spaces::SocketEvent) -> Result<Option<wit::Args>, wit::Rejection> {
+        let event = SocketEvent {
+            namespace: event.namespace,
+            name: event.name,
+            args: Args {
+                json: event.args.json,
+                binary: event.args.binary,
+            },
+            wants_ack: event.wants_ack,
+            answer_to: event.answer_to,
+        };
+        let answer = E::with(|plugin| hooks::Namespace::event(plugin, &call.into(), event));
+        answer.map(|args| args.map(Into::into)).map_err(Into::into)
+    }
+
+    fn disconnect(call: wit::Call, namespace: String, reason: String) {
+        E::with(|plugin| hooks::Namespace::disconnect(plugin, &call.into(), &namespace, &reason));
+    }
+
+    fn map(call: wit::Call, namespace: String, event: spaces::CoreEvent) -> Vec<spaces::Emit> {
+        let event = CoreEvent {
+            kind: event.kind,
+            seq: event.seq,
+            at_ms: event.at_ms,
+            actor: event.actor,
+            actor_name: event.actor_name,
+            conversation: event.conversation.map(Into::into),
+            recipients: event.recipients,
+            message: event.message.map(Into::into),
+            reaction: event.reaction.map(Into::into),
+            participant: event.participant.map(Into::into),
+            receipt: event.receipt.map(Into::into),
+            on: event.on,
+            last_seen_ms: event.last_seen_ms,
+            payload: event.payload,
+        };
+        let emits = E::with(|plugin| hooks::Namespace::map(plugin, &call.into(), &namespace, event));
+        let emit = |emit: Emit| spaces::Emit {
+            to: emit.to.into(),
+            name: emit.name,
+            args: emit.args.into(),
+        };
+        emits.into_iter().map(emit).collect()
+    }
+}
+
+impl From<Args> for wit::Args {
+    fn from(args: Args) -> wit::Args {
+        wit::Args {
+            json: args.json,
+            binary: args.binary,
+        }
+    }
+}
+
+impl From<Audience> for wit::Audience {
+    fn from(audience: Audience) -> wit::Audience {
+        wit::Audience {
+            to: match audience.to {
+                Target::Recipients => wit::Target::Recipients,
+                Target::Connection(id) => wit::Target::Connection(id),
+                Target::User(id) => wit::Target::User(id),
+                Target::Conversation(id) => wit::Target::Conversation(id),
+                Target::Room(name) => wit::Target::Room(name),
+                Target::Role(name) => wit::Target::Role(name),
+                Target::Everyone => wit::Target::Everyone,
+            },
+            joined: audience.joined,
+            except_user: audience.except_user,
+            except_connection: audience.except_connection,
+            namespace: audience.namespace,
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use crate::{
     Failure, Rejection,
+    sockets::{Args, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
         ParticipantChange, Reaction, Receipt, Verdict,
@@ -29,6 +30,7 @@ pub enum Hook {
     Command,
     Http,
     Timer,
+    Namespace,
     Lifecycle,
 }
 
@@ -407,6 +409,93 @@ pub trait Http {
 pub trait Timer {
     /// Reacts. `Err` is tried again.
     fn timer(&mut self, call: &Call, name: &str, due_ms: u64, payload: &str) -> Result<(), Failure>;
+}
+
+/// Socket.IO namespaces that the plugin owns: it decides who connects, answers every event, and names what happens in the core.
+/// The manifest says which namespaces it offers, the operator which of them it gets. `call.session` is the connection,
+/// `call.actor` its user, empty for one that was let in without a token.
+///
+/// ```
+/// use haggle_sdk::prelude::*;
+/// use haggle_sdk::serde_json::json;
+///
+/// #[derive(Default)]
+/// struct Shop;
+///
+/// impl Namespace for Shop {
+///     fn connect(&mut self, call: &Call, handshake: Handshake) -> Result<(), ConnectRefused> {
+///         if handshake.auth("version") == 1 {
+///             return Err(ConnectRefused::new("please update").with_data(&json!({"code": "old_client"})));
+///         }
+///         // It comes right after the connect's own answer.
+///         let hello = Args::one(&json!({"userId": call.actor, "socketId": call.session})).expect("it is JSON");
+///         let _ = events::emit_to_sockets(&Audience::connection(&call.session), "connected", &hello);
+///         Ok(())
+///     }
+///
+///     fn event(&mut self, _call: &Call, event: SocketEvent) -> Result<Option<Args>, Rejection> {
+///         match event.name.as_str() {
+///             "send_message" => {
+///                 let payload = event.args.get(0);
+///                 let to = client::To::User(json::plain(&payload["receiverId"]));
+///                 let sent = client::send(client::NewMessage::text(to, json::plain(&payload["message"])))?;
+///                 Ok(Some(Args::one(&json!({"success": true, "id": sent.message_id}))?))
+///             }
+///             other => Err(Rejection::new("unknown_event", other)),
+///         }
+///     }
+///
+///     fn map(&mut self, _call: &Call, _namespace: &str, event: CoreEvent) -> Vec<Emit> {
+///         let (Some(message), "message.created") = (event.message, event.kind.as_str()) else { return Vec::new() };
+///         let data = json!({"data": {"id": message.id, "message": message.content}});
+///         vec![
+///             Emit::new(Audience::user(&message.sender_id), "message_sent", &data),
+///             Emit::new(Audience::recipients().except_user(&message.sender_id), "new_message", &data),
+///         ]
+///     }
+/// }
+/// haggle_sdk::plugin! { Shop, hooks: [namespace], caps: [client, events] }
+///
+/// let mut app = haggle_sdk::test::Harness::<Shop>::new();
+/// app.socket("alice", "s1", &json!({})).unwrap();
+/// assert_eq!(app.socket_emits()[0].name, "connected");
+/// let ack = app.socket_event("alice", "s1", "send_message", &json!([{"receiverId": "bob", "message": "hi"}])).unwrap();
+/// let ack = ack.expect("an ack");
+/// assert_eq!(ack.get(0)["success"], true);
+/// let id = ack.get(0)["id"].as_str().expect("an id").to_owned();
+/// assert_eq!(app.message(&id).expect("it was sent").sender_id, "alice");
+/// assert_eq!(app.socket("bob", "s2", &json!({"version": 1})).unwrap_err().message, "please update");
+/// let told = app.map_message(&id);
+/// assert_eq!((told[0].name.as_str(), told[1].name.as_str()), ("message_sent", "new_message"));
+/// ```
+pub trait Namespace {
+    /// May refuse. What is emitted to the new connection follows the answer.
+    ///
+    /// # Errors
+    ///
+    /// What the client's `connect_error` holds.
+    #[allow(unused_variables, reason = "names for the docs")]
+    fn connect(&mut self, call: &Call, handshake: Handshake) -> Result<(), ConnectRefused> {
+        Ok(())
+    }
+
+    /// Answers an event. Events of one connection come in order, one at a time. Without arguments an ack that the client waits
+    /// for is empty.
+    ///
+    /// # Errors
+    ///
+    /// The ack is `{"success":false,…}` then, or without one an event `error`; what was written is undone.
+    fn event(&mut self, call: &Call, event: SocketEvent) -> Result<Option<Args>, Rejection>;
+
+    /// After the last event of a connection.
+    #[allow(unused_variables, reason = "names for the docs")]
+    fn disconnect(&mut self, call: &Call, namespace: &str, reason: &str) {}
+
+    /// Names something that happened in the core: called once, however many hear of it. It may read, not write.
+    #[allow(unused_variables, reason = "names for the docs")]
+    fn map(&mut self, call: &Call, namespace: &str, event: CoreEvent) -> Vec<Emit> {
+        Vec::new()
+    }
 }
 
 /// Once per instance, before anything else.

@@ -34,8 +34,9 @@
 //!
 //! * [`types`]: what handlers are given and give back. Plain owned structs; nothing of the binary interface shows.
 //! * [`hooks`]: one trait per hook, each with an example.
+//! * [`sockets`]: what handlers of a namespace are given and give back.
 //! * Capabilities, one module each: [`kv`], [`kv_global`], [`messages`], [`conversations`], [`participants`], [`users`],
-//!   [`events`], [`notifications`], [`timers`], [`log`], [`metrics`], [`config`].
+//!   [`events`], [`notifications`], [`timers`], [`client`], [`log`], [`metrics`], [`config`].
 //! * [`json`]: metadata, payloads and configuration as serde types.
 //! * [`time`]: moments as clients read them.
 //! * [`mod@test`] and [`native`] (not in the component): a host in memory, and the port behind which another one can stand.
@@ -65,6 +66,7 @@ mod error;
 pub mod hooks;
 pub mod json;
 mod macros;
+pub mod sockets;
 pub mod time;
 pub mod types;
 
@@ -78,7 +80,7 @@ pub mod native;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod test;
 
-pub use caps::{config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, users};
+pub use caps::{client, config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, users};
 pub use error::{Error, Failure, Rejection, Stop};
 
 /// Re-exported so that a plugin needs no dependency of its own for it.
@@ -87,12 +89,14 @@ pub use serde_json;
 /// What every plugin's source starts with.
 pub mod prelude {
     pub use crate::{
-        Error, Failure, Rejection, Stop, config, conversations, events,
+        Error, Failure, Rejection, Stop, client, config, conversations, events,
         hooks::{
             AfterConnection, AfterConversation, AfterMessage, AfterParticipant, AfterReaction, AfterReceipt, BeforeConversation, BeforeMessage,
-            BeforeParticipant, BeforeReaction, Command, Http, Lifecycle, Timer,
+            BeforeParticipant, BeforeReaction, Command, Http, Lifecycle, Namespace, Timer,
         },
-        json, kv, kv_global, log, messages, metrics, notifications, participants, time, timers,
+        json, kv, kv_global, log, messages, metrics, notifications, participants,
+        sockets::{Args, Audience, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent, Target},
+        time, timers,
         types::*,
         users,
     };
@@ -121,6 +125,7 @@ pub enum Capability {
     Users,
     Events,
     Notifications,
+    Client,
     Timers,
 }
 
@@ -139,6 +144,7 @@ impl Capability {
             Capability::Users => "users",
             Capability::Events => "events",
             Capability::Notifications => "notifications",
+            Capability::Client => "client",
             Capability::Timers => "timers",
         }
     }

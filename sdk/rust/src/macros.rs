@@ -21,8 +21,8 @@
 ///
 /// Hooks: `before_message`, `after_message`, `before_conversation`, `after_conversation`, `before_participant`,
 /// `after_participant`, `before_reaction`, `after_reaction`, `after_receipt`, `after_connection`, `command`, `http`, `timer`,
-/// `lifecycle`. Capabilities: `log`, `metrics`, `config`, `kv`, `kv_global`, `messages`, `conversations`, `participants`,
-/// `users`, `events`, `notifications`, `timers`.
+/// `namespace`, `lifecycle`. Capabilities: `log`, `metrics`, `config`, `kv`, `kv_global`, `messages`, `conversations`, `participants`,
+/// `users`, `events`, `notifications`, `client`, `timers`.
 ///
 /// A crate holds one plugin.
 #[macro_export]
@@ -82,6 +82,7 @@ macro_rules! __hook {
     (command) => { $crate::hooks::Hook::Command };
     (http) => { $crate::hooks::Hook::Http };
     (timer) => { $crate::hooks::Hook::Timer };
+    (namespace) => { $crate::hooks::Hook::Namespace };
     (lifecycle) => { $crate::hooks::Hook::Lifecycle };
     ($other:ident) => { compile_error!(concat!("there is no hook `", stringify!($other), "`")) };
 }
@@ -102,6 +103,7 @@ macro_rules! __capability {
     (users) => { $crate::Capability::Users };
     (events) => { $crate::Capability::Events };
     (notifications) => { $crate::Capability::Notifications };
+    (client) => { $crate::Capability::Client };
     (timers) => { $crate::Capability::Timers };
     ($other:ident) => { compile_error!(concat!("there is no capability `", stringify!($other), "`")) };
 }
@@ -131,6 +133,12 @@ macro_rules! __native_handler {
     (http) => { $crate::__native_handler!(@pass Http http (call: &$crate::types::Call, request: $crate::types::HttpRequest) -> $crate::types::HttpResponse); };
     (timer) => { $crate::__native_handler!(@pass Timer timer (call: &$crate::types::Call, name: &str, due_ms: u64, payload: &str) -> ::std::result::Result<(), $crate::Failure>); };
     (lifecycle) => { $crate::__native_handler!(@pass Lifecycle init (config: &str) -> ::std::result::Result<(), $crate::Failure>); };
+    (namespace) => {
+        $crate::__native_handler!(@pass Namespace connect (call: &$crate::types::Call, handshake: $crate::sockets::Handshake) -> ::std::result::Result<(), $crate::sockets::ConnectRefused>);
+        $crate::__native_handler!(@pass Namespace event (call: &$crate::types::Call, event: $crate::sockets::SocketEvent) -> ::std::result::Result<::std::option::Option<$crate::sockets::Args>, $crate::Rejection>);
+        $crate::__native_handler!(@pass Namespace disconnect (call: &$crate::types::Call, namespace: &str, reason: &str) -> ());
+        $crate::__native_handler!(@pass Namespace map (call: &$crate::types::Call, namespace: &str, event: $crate::sockets::CoreEvent) -> ::std::vec::Vec<$crate::sockets::Emit>);
+    };
     // `__hook!` has said what is wrong.
     ($other:ident) => {};
 }
@@ -154,6 +162,7 @@ macro_rules! __export {
     (command, $ty:ident) => { $crate::guest::command::export!($ty with_types_in $crate::guest::command); };
     (http, $ty:ident) => { $crate::guest::http::export!($ty with_types_in $crate::guest::http); };
     (timer, $ty:ident) => { $crate::guest::timer::export!($ty with_types_in $crate::guest::timer); };
+    (namespace, $ty:ident) => { $crate::guest::namespace::export!($ty with_types_in $crate::guest::namespace); };
     (lifecycle, $ty:ident) => { $crate::guest::lifecycle::export!($ty with_types_in $crate::guest::lifecycle); };
     ($other:ident, $ty:ident) => {};
 }
@@ -181,6 +190,7 @@ macro_rules! __name_capability {
     (users) => { $crate::__name_capability!(@symbol "plugin_macro_must_name_the_capability_users"); };
     (events) => { $crate::__name_capability!(@symbol "plugin_macro_must_name_the_capability_events"); };
     (notifications) => { $crate::__name_capability!(@symbol "plugin_macro_must_name_the_capability_notifications"); };
+    (client) => { $crate::__name_capability!(@symbol "plugin_macro_must_name_the_capability_client"); };
     (timers) => { $crate::__name_capability!(@symbol "plugin_macro_must_name_the_capability_timers"); };
     ($other:ident) => {};
 }

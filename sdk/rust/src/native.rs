@@ -17,7 +17,9 @@ use std::{cell::RefCell, rc::Rc};
 
 use crate::{
     Capability, Error, Failure, Rejection,
+    client::{Outcome, Presence, Refusal, Sign, View, Write},
     log::Level,
+    sockets::{Args, Audience, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
         Notification, Participant, ParticipantChange, Reaction, Receipt, User, Verdict,
@@ -80,6 +82,21 @@ pub trait Host {
     fn event_emit_to_user(&self, user_id: &str, name: &str, payload: &str) -> Answer<()>;
     fn event_emit_to_connection(&self, session: &str, name: &str, payload: &str) -> Answer<()>;
     fn event_emit_to_role(&self, role: &str, name: &str, payload: &str) -> Answer<()>;
+
+    fn event_emit_to_sockets(&self, to: &Audience, name: &str, args: &Args) -> Answer<()>;
+    fn event_ask_socket(&self, connection: &str, name: &str, args: &Args, token: &str) -> Answer<()>;
+
+    fn client_write(&self, write: Write) -> Answer<Result<Outcome, Refusal>>;
+    fn client_call(&self, name: &str, conversation_id: Option<&str>, payload: &str) -> Answer<Result<String, Refusal>>;
+    fn client_sign(&self, sign: Sign) -> Answer<Result<(), Refusal>>;
+    fn client_direct_id(&self, user_id: &str) -> Answer<Result<String, Refusal>>;
+    fn client_conversations(&self, archived: Option<bool>, after: Option<&str>, limit: u32) -> Answer<Result<Vec<View>, Refusal>>;
+    fn client_conversation(&self, id: &str) -> Answer<Result<View, Refusal>>;
+    fn client_messages(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Result<Vec<Message>, Refusal>>;
+    fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>>;
+    fn client_unread_total(&self) -> Answer<Result<u32, Refusal>>;
+    fn client_presence_of(&self, users: &[String]) -> Answer<Result<Vec<Presence>, Refusal>>;
+    fn client_online_users(&self, limit: u32) -> Answer<Result<Vec<String>, Refusal>>;
 
     fn notification_push(&self, user_id: &str, notification: &Notification) -> Answer<()>;
 
@@ -168,5 +185,15 @@ pub trait Handlers {
     }
     fn timer(&mut self, call: &Call, name: &str, due_ms: u64, payload: &str) -> Result<(), Failure> {
         Ok(())
+    }
+    fn connect(&mut self, call: &Call, handshake: Handshake) -> Result<(), ConnectRefused> {
+        Ok(())
+    }
+    fn event(&mut self, call: &Call, event: SocketEvent) -> Result<Option<Args>, Rejection> {
+        Err(Rejection::new("unknown_event", event.name))
+    }
+    fn disconnect(&mut self, call: &Call, namespace: &str, reason: &str) {}
+    fn map(&mut self, call: &Call, namespace: &str, event: CoreEvent) -> Vec<Emit> {
+        Vec::new()
     }
 }

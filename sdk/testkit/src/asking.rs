@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, future::Future, sync::Arc};
 use haggle_engine::ports::{Audience, HostCalls};
 use haggle_model::{ConversationId, Millis};
 use haggle_sdk::{
-    Capability, Error,
+    Capability, Error, client,
     log::Level,
     native::Host,
+    sockets,
     types::{Conversation, Draft, Message, Notification, Participant, User},
 };
 use parking_lot::Mutex;
@@ -19,6 +20,7 @@ use crate::{
 };
 
 type Answer<T> = Result<T, Error>;
+type Told<T> = Result<T, client::Refusal>;
 
 /// What plugins leave behind besides their writes.
 #[derive(Default)]
@@ -151,12 +153,7 @@ impl Host for Asking {
         Ok(rows.into_iter().map(convert::participant).collect())
     }
     fn participant_add(&self, user: &str, role: &str) -> Answer<()> {
-        let role = match role {
-            "member" | "" => haggle_model::Role::Member,
-            "admin" => haggle_model::Role::Admin,
-            other => return Err(Error::Invalid(format!("there is no role `{other}`"))),
-        };
-        now(self.calls.add_participant(user.into(), role))
+        now(self.calls.add_participant(user.into(), convert::role(role)?))
     }
     fn participant_remove(&self, user: &str) -> Answer<()> {
         now(self.calls.remove_participant(user.into()))
@@ -187,6 +184,52 @@ impl Host for Asking {
     fn event_emit_to_role(&self, role: &str, name: &str, payload: &str) -> Answer<()> {
         json("payload", payload)?;
         now(self.calls.emit_to(Audience::Role(role.into()), name, payload.to_owned()))
+    }
+
+    fn event_emit_to_sockets(&self, to: &sockets::Audience, name: &str, args: &sockets::Args) -> Answer<()> {
+        let emit = crate::sockets::emit_out(to, name, args, None)?;
+        self.wait(self.calls.emit_to_sockets(emit))
+    }
+    fn event_ask_socket(&self, connection: &str, name: &str, args: &sockets::Args, token: &str) -> Answer<()> {
+        let to = sockets::Audience::connection(connection);
+        let emit = crate::sockets::emit_out(&to, name, args, Some(token))?;
+        self.wait(self.calls.emit_to_sockets(emit))
+    }
+
+    fn client_write(&self, write: client::Write) -> Answer<Told<client::Outcome>> {
+        Ok(self.write(write))
+    }
+    fn client_call(&self, name: &str, conversation: Option<&str>, payload: &str) -> Answer<Told<String>> {
+        Ok(self.call_command(name, conversation, payload))
+    }
+    fn client_sign(&self, sign: client::Sign) -> Answer<Told<()>> {
+        Ok(self.sign(sign))
+    }
+    fn client_direct_id(&self, user: &str) -> Answer<Told<String>> {
+        let user = haggle_model::UserId::from(user);
+        Ok(self.as_user(async |side| side.direct_id(&user).await).map(|id| id.to_string()))
+    }
+    fn client_conversations(&self, archived: Option<bool>, after: Option<&str>, limit: u32) -> Answer<Told<Vec<client::View>>> {
+        Ok(self.user_conversations(archived, after, limit))
+    }
+    fn client_conversation(&self, conversation: &str) -> Answer<Told<client::View>> {
+        Ok(self.user_conversation(conversation))
+    }
+    fn client_messages(&self, conversation: &str, before: Option<u32>, limit: u32) -> Answer<Told<Vec<Message>>> {
+        Ok(self.user_messages(conversation, before, limit))
+    }
+    fn client_message(&self, message: &str) -> Answer<Told<Message>> {
+        Ok(self.user_message(message))
+    }
+    fn client_unread_total(&self) -> Answer<Told<u32>> {
+        Ok(self.as_user(async |side| side.unread_total().await))
+    }
+    fn client_presence_of(&self, users: &[String]) -> Answer<Told<Vec<client::Presence>>> {
+        Ok(self.user_presence(users))
+    }
+    fn client_online_users(&self, limit: u32) -> Answer<Told<Vec<String>>> {
+        let users = self.as_user(async |side| side.online_users(limit as usize));
+        Ok(users.map(|users| users.iter().map(ToString::to_string).collect()))
     }
 
     fn notification_push(&self, user: &str, notification: &Notification) -> Answer<()> {

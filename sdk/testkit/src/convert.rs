@@ -57,6 +57,14 @@ pub(crate) fn call(call: &ports::Call) -> types::Call {
     }
 }
 
+pub(crate) fn role(role: &str) -> Result<haggle_model::Role, Error> {
+    match role {
+        "member" | "" => Ok(haggle_model::Role::Member),
+        "admin" => Ok(haggle_model::Role::Admin),
+        other => Err(Error::Invalid(format!("there is no role `{other}`"))),
+    }
+}
+
 fn op(op: Op) -> types::Op {
     match op {
         Op::Send => types::Op::Send,

@@ -52,17 +52,19 @@
 //! ```
 
 mod asking;
+mod client;
 mod connection;
 mod convert;
 mod manifest;
 mod native;
 mod server;
+mod sockets;
 #[cfg(feature = "wasm")]
 mod wasm;
 
 pub use connection::{Connection, Live};
 pub use native::Builder;
-pub use server::{Refused, START_MS, Sent, TestServer};
+pub use server::{Refused, START_MS, Sent, Spot, TestServer};
 
 /// What the server itself says: for tests that look deeper than [`TestServer`]'s own functions.
 pub use haggle_engine as engine;

@@ -13,6 +13,7 @@ use haggle_engine::{
         After, Consumer, ConversationDraft, Draft, Facts, Hook, HookError, Hooks, HostCalls, HttpRequest, HttpResponse, ParticipantChange, Plan,
         ReactionChange, Route, Scope, gone,
     },
+    sockets::{NamespaceAnswer, NamespaceCall},
 };
 use haggle_model::{Decider, ErrorCode, Millis, PluginId};
 use haggle_sdk::{
@@ -28,6 +29,7 @@ use crate::{
     asking::{Asking, Traces},
     convert,
     manifest::{Manifest, Settings},
+    sockets,
 };
 
 /// Hooks that are run from the log.
@@ -133,6 +135,7 @@ fn engine_hook(hook: haggle_sdk::hooks::Hook) -> Hook {
         Sdk::Command => Hook::Command,
         Sdk::Http => Hook::Http,
         Sdk::Timer => Hook::Timer,
+        Sdk::Namespace => Hook::Namespace,
         Sdk::Lifecycle => Hook::Lifecycle,
     }
 }
@@ -222,6 +225,37 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
         .unwrap_or_else(|| "without a message".into())
+}
+
+fn namespace(handlers: &mut dyn Handlers, told: &types::Call, call: NamespaceCall) -> Result<NamespaceAnswer, haggle_sdk::Error> {
+    Ok(match call {
+        NamespaceCall::Connect(handshake) => {
+            let handshake = haggle_sdk::sockets::Handshake {
+                namespace: handshake.namespace,
+                auth: handshake.auth,
+                host: handshake.host,
+                path: handshake.path,
+                query: handshake.query,
+                headers: handshake.headers,
+            };
+            match handlers.connect(told, handshake) {
+                Ok(()) => NamespaceAnswer::Done,
+                Err(refused) => NamespaceAnswer::Refused {
+                    message: refused.message,
+                    data: refused.data,
+                },
+            }
+        }
+        NamespaceCall::Event(event) => match handlers.event(told, sockets::event_in(event)) {
+            Ok(args) => NamespaceAnswer::Ack(args.map(sockets::args_out).transpose()?),
+            Err(Rejection { code, message }) => NamespaceAnswer::Rejected { code, message },
+        },
+        NamespaceCall::Disconnect { namespace, reason } => {
+            handlers.disconnect(told, &namespace, &reason);
+            NamespaceAnswer::Done
+        }
+        NamespaceCall::Map { namespace, event } => sockets::emits_out(handlers.map(told, &namespace, sockets::core_event(*event)))?,
+    })
 }
 
 struct NativePlan {
@@ -488,6 +522,21 @@ impl Plan for NativePlan {
             headers: response.headers,
             body: response.body,
         })
+    }
+
+    fn offers_namespace(&self, plugin: &PluginId, _: &str) -> bool {
+        self.with_hook(plugin, Hook::Namespace).is_some()
+    }
+
+    async fn namespace(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
+        let plugin = self.with_hook(plugin, Hook::Namespace).ok_or_else(|| gone(plugin, Hook::Namespace))?;
+        let ran = plugin.run(scope, move |handlers, told| namespace(handlers, told, call)).await;
+        let (answer, calls) = ran.map_err(|why| plugin.failed(Hook::Namespace, why))?;
+        let answer = answer.map_err(|error| plugin.failed(Hook::Namespace, error.to_string()))?;
+        if !matches!(answer, NamespaceAnswer::Refused { .. } | NamespaceAnswer::Rejected { .. }) {
+            calls.keep();
+        }
+        Ok(answer)
     }
 
     fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {

@@ -12,11 +12,13 @@ use std::{
 use haggle_engine::{
     Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Request, To,
     ports::{Hooks, HttpRequest, HttpResponse, Op},
+    sockets::{Handshake, NamespaceAnswer, NamespaceCall, SocketEvent},
 };
 use haggle_model::{ConversationId, Limits, MessageId, Millis, Seq, UserId};
 use haggle_sdk::{
     Plugin,
     native::Handlers,
+    sockets::{Args, Emit},
     types::{self, Draft, Message},
 };
 use haggle_store::{FailedDelivery, MemoryStore, Page, SharedStore};
@@ -29,6 +31,7 @@ use crate::{
     connection::{Connection, Live},
     convert,
     native::Builder,
+    sockets::{self, Recorder, TestSocket},
 };
 
 /// Where the clock starts: 2026-01-05 12:00 UTC, a Monday.
@@ -83,6 +86,28 @@ pub struct Sent {
     pub duplicate: bool,
 }
 
+/// A connection in a namespace that a plugin owns.
+pub struct Spot {
+    /// Its id, as the plugin sees it in `call.session`.
+    pub session: String,
+    user: String,
+    plugin: String,
+    namespace: String,
+    socket: Arc<TestSocket>,
+}
+
+impl Spot {
+    /// It has joined the conversation.
+    pub fn has_joined(&self, conversation_id: &str) -> bool {
+        self.socket.joined.lock().contains(&conversation(conversation_id))
+    }
+
+    /// It is in the room.
+    pub fn is_in_room(&self, room: &str) -> bool {
+        self.socket.rooms.lock().contains(room)
+    }
+}
+
 /// A Haggle in memory. Every step waits until everything that it led to is done: after-hooks, messages for other
 /// conversations, notifications, timers that are due.
 pub struct TestServer {
@@ -93,6 +118,7 @@ pub struct TestServer {
     hooks: Arc<dyn Hooks>,
     traces: Option<Arc<Traces>>,
     connections: AtomicU32,
+    recorder: Arc<Recorder>,
     /// What must outlive the server.
     #[cfg(feature = "wasm")]
     pub(crate) folder: Option<tempfile::TempDir>,
@@ -115,6 +141,8 @@ impl TestServer {
         let clock = Arc::new(ManualClock::new(START_MS as Millis));
         let store: SharedStore = Arc::new(MemoryStore::new(1));
         let engine = runtime.block_on(engine(&store, &hooks, &clock));
+        let recorder = Arc::new(Recorder::default());
+        engine.hub().set_sockets(recorder.clone());
         TestServer {
             runtime: Some(runtime),
             engine,
@@ -123,6 +151,7 @@ impl TestServer {
             hooks,
             traces,
             connections: AtomicU32::new(1),
+            recorder,
             #[cfg(feature = "wasm")]
             folder: None,
         }
@@ -398,6 +427,93 @@ impl TestServer {
         Ok(types::HttpResponse { status, headers, body })
     }
 
+    // ---- namespaces of Socket.IO ---------------------------------------------------------------------------------
+
+    /// Somebody connects to a namespace that the plugin owns, with this object; an empty user has no token. Each connection
+    /// is a [`Spot`] of its own.
+    ///
+    /// # Errors
+    /// The plugin's refusal, or its failure.
+    pub fn socket(&self, user: &str, plugin: &str, namespace: &str, auth: &Value) -> Result<Spot, Refused> {
+        let spot = Spot {
+            session: format!("socket-{}", self.connections.fetch_add(1, Ordering::Relaxed)),
+            user: user.into(),
+            plugin: plugin.into(),
+            namespace: namespace.into(),
+            socket: Arc::default(),
+        };
+        let handshake = Handshake {
+            namespace: namespace.into(),
+            auth: auth.to_string(),
+            ..Handshake::default()
+        };
+        match self.ask(&spot, NamespaceCall::Connect(handshake))? {
+            NamespaceAnswer::Refused { message, .. } => Err(Refused {
+                code: "connect_error".into(),
+                message,
+                plugin: Some(plugin.into()),
+            }),
+            _ => Ok(spot),
+        }
+    }
+
+    /// A connection sends an event with these arguments (a JSON array) and waits for its ack.
+    ///
+    /// # Errors
+    /// The plugin's rejection, or its failure.
+    pub fn socket_event(&self, spot: &Spot, name: &str, args: &Value) -> Result<Option<Args>, Refused> {
+        let event = SocketEvent {
+            namespace: spot.namespace.clone(),
+            name: name.into(),
+            args: haggle_engine::sockets::Args {
+                json: args.to_string(),
+                binary: Vec::new(),
+            },
+            wants_ack: true,
+            answer_to: None,
+        };
+        match self.ask(spot, NamespaceCall::Event(event))? {
+            NamespaceAnswer::Ack(args) => Ok(args.map(sockets::args_in)),
+            NamespaceAnswer::Rejected { code, message } => Err(Refused {
+                code,
+                message,
+                plugin: Some(spot.plugin.clone()),
+            }),
+            other => panic!("an event was answered by {other:?}"),
+        }
+    }
+
+    fn ask(&self, spot: &Spot, call: NamespaceCall) -> Result<NamespaceAnswer, Refused> {
+        let actor = Actor {
+            session: spot.session.as_str().into(),
+            dialect: spot.plugin.as_str().into(),
+            ..Actor::user(spot.user.as_str(), "socketio")
+        };
+        let plugin = spot.plugin.as_str().into();
+        let socket: Arc<dyn haggle_engine::sockets::Socket> = spot.socket.clone();
+        let answer = self.wait(self.engine.namespace(actor, &plugin, Some(socket), call));
+        self.settle();
+        Ok(answer?)
+    }
+
+    /// What plugins emitted to connections in their namespaces since the last look.
+    pub fn socket_emits(&self) -> Vec<Emit> {
+        std::mem::take(&mut *self.recorder.emits.lock())
+    }
+
+    /// What the plugin makes of everything that was published since the last look, event by event.
+    ///
+    /// # Panics
+    /// Where it fails.
+    pub fn mapped(&self, plugin: &str, namespace: &str) -> Vec<Emit> {
+        let published = std::mem::take(&mut *self.recorder.published.lock());
+        let map = |(push, users)| {
+            let emits = self.wait(self.engine.map(&plugin.into(), namespace, &push, users));
+            emits.unwrap_or_else(|refusal| panic!("not mapped: {refusal}"))
+        };
+        published.into_iter().flat_map(map).map(sockets::emit_back).collect()
+    }
+
     // ---- time ----------------------------------------------------------------------------------------------------
 
     /// What the clock shows, in milliseconds since 1970.
@@ -423,6 +539,7 @@ impl TestServer {
     pub fn restart(&mut self) {
         self.wait(self.engine.shutdown());
         self.engine = self.wait(engine(&self.store, &self.hooks, &self.clock));
+        self.engine.hub().set_sockets(self.recorder.clone());
         self.settle();
     }
 

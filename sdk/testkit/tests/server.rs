@@ -53,6 +53,64 @@ fn an_offer_and_a_booking(server: &mut TestServer) {
     assert_eq!(server.failed(), []);
 }
 
+/// A plugin that owns a namespace, both ways.
+fn echoes(server: &TestServer) {
+    const PLUGIN: &str = "socketio-echo";
+    let alice = server.socket("alice", PLUGIN, "/", &json!({})).expect("let in");
+    let hello = server.socket_emits();
+    assert_eq!(
+        (hello[0].name.as_str(), &hello[0].to),
+        ("connected", &Audience::connection(&alice.session))
+    );
+    let refused = server.socket("eve", PLUGIN, "/", &json!({"refuse": true})).err().expect("refused");
+    assert_eq!(refused.message, "not you");
+    assert!(server.socket_emits().is_empty(), "who is refused hears nothing else");
+
+    let ack = server
+        .socket_event(&alice, "hi", &json!([{"n": 1.5}, 2]))
+        .expect("answered")
+        .expect("an ack");
+    assert_eq!((ack.get(0), ack.get(1)), (json!({"n": 1.5}), json!(2)));
+    assert_eq!(server.socket_emits()[0].args, ack);
+
+    let nobody = server.socket("", PLUGIN, "/", &json!({})).expect("let in");
+    let said = server.socket_event(&nobody, "say", &json!([{"to": "bob", "text": "hi"}]));
+    assert_eq!(said.unwrap_err().code, "unauthenticated");
+
+    server.mapped(PLUGIN, "/");
+    let ack = server
+        .socket_event(&alice, "say", &json!([{"to": "bob", "text": "hi"}]))
+        .expect("sent")
+        .expect("an ack");
+    let conversation = ack.get(0)["conversationId"].as_str().expect("an id").to_owned();
+    assert_eq!(server.messages(&conversation)[0].sender_id, "alice");
+    let told = server.mapped(PLUGIN, "/");
+    let said: Vec<_> = told.iter().map(|emit| (emit.name.as_str(), emit.to.joined)).collect();
+    assert_eq!(said, [("said", None), ("said_here", Some(true))], "one event, mapped once");
+    assert_eq!(told[0].args.get(0)["text"], "hi");
+
+    server
+        .socket_event(&alice, "join", &json!([{"conversationId": conversation}]))
+        .expect("joined");
+    assert!(alice.has_joined(&conversation));
+    let stranger = server.socket("eve", PLUGIN, "/", &json!({})).expect("let in");
+    let not_hers = server.socket_event(&stranger, "join", &json!([{"conversationId": conversation}]));
+    assert_eq!(not_hers.unwrap_err().code, "not_found");
+}
+
+#[test]
+fn a_namespace_natively() {
+    let manifest = include_str!("../../../examples/socketio-echo/plugin.toml");
+    echoes(&TestServer::native::<haggle_example_socketio_echo::Echo>(manifest));
+}
+
+#[test]
+fn a_namespace_as_a_component() {
+    if let Some(folders) = components(&["../example-plugins/socketio-echo"]) {
+        echoes(&TestServer::wasm(&folders));
+    }
+}
+
 #[test]
 fn first_party_plugins_natively() {
     let builder = Builder::default().plugin::<ServiceOffers>(include_str!("../../../plugins/service-offers/plugin.toml"));

@@ -2,6 +2,7 @@
 //!
 //! In a component the host is the imports of the contract. Natively it is whatever [`crate::native::install`] has put in place.
 
+pub mod client;
 pub mod config;
 pub mod conversations;
 pub mod events;

@@ -3,7 +3,9 @@
 use super::imports::haggle::plugin as imports;
 use crate::{
     Error,
+    client::{NewMessage, Outcome, Presence, Refusal, Sign, To, View, Write},
     log::Level,
+    sockets::{Args, Audience},
     types::{Conversation, Draft, Message, Notification, Participant, User},
 };
 
@@ -169,16 +171,7 @@ pub fn conversation_set_closed(closed: bool) -> Answer<()> {
 pub fn participant_list(conversation_id: &str) -> Answer<Vec<Participant>> {
     named!("plugin_macro_must_name_the_capability_participants");
     let participants = imports::participants::list(conversation_id)?;
-    Ok(participants
-        .into_iter()
-        .map(|p| Participant {
-            user_id: p.user_id,
-            role: p.role,
-            joined_at_ms: p.joined_at_ms,
-            read_seq: p.read_seq,
-            delivered_seq: p.delivered_seq,
-        })
-        .collect())
+    Ok(participants.into_iter().map(Participant::from).collect())
 }
 
 pub fn participant_add(user_id: &str, role: &str) -> Answer<()> {
@@ -262,4 +255,193 @@ pub fn timer_cancel(name: &str) -> Answer<()> {
 pub fn timer_get(name: &str) -> Answer<Option<u64>> {
     named!("plugin_macro_must_name_the_capability_timers");
     Ok(imports::timers::get(name)?)
+}
+
+pub fn event_emit_to_sockets(to: &Audience, name: &str, args: &Args) -> Answer<()> {
+    named!("plugin_macro_must_name_the_capability_events");
+    Ok(imports::events::emit_to_sockets(&to.clone().into(), name, &args.clone().into())?)
+}
+
+pub fn event_ask_socket(connection: &str, name: &str, args: &Args, token: &str) -> Answer<()> {
+    named!("plugin_macro_must_name_the_capability_events");
+    Ok(imports::events::ask_socket(connection, name, &args.clone().into(), token)?)
+}
+
+/// Outside: the capability is not there. Inside: the server's word.
+type Told<T> = Answer<Result<T, Refusal>>;
+
+impl From<imports::client::Refusal> for Refusal {
+    fn from(refusal: imports::client::Refusal) -> Refusal {
+        Refusal {
+            code: refusal.code,
+            message: refusal.message,
+            retry_after_ms: refusal.retry_after_ms,
+            plugin: refusal.plugin,
+        }
+    }
+}
+
+impl From<imports::client::Outcome> for Outcome {
+    fn from(outcome: imports::client::Outcome) -> Outcome {
+        Outcome {
+            conversation_id: outcome.conversation_id,
+            seq: outcome.seq,
+            message_id: outcome.message_id,
+            at_ms: outcome.at_ms,
+            duplicate: outcome.duplicate,
+            existed: outcome.existed,
+        }
+    }
+}
+
+impl From<imports::client::View> for View {
+    fn from(view: imports::client::View) -> View {
+        View {
+            conversation: view.conversation.into(),
+            participants: view.participants.into_iter().map(Participant::from).collect(),
+            unread: view.unread,
+            archived: view.archived,
+            blocked: view.blocked,
+            last_message: view.last_message.map(Into::into),
+        }
+    }
+}
+
+impl From<imports::types::Participant> for Participant {
+    fn from(participant: imports::types::Participant) -> Participant {
+        Participant {
+            user_id: participant.user_id,
+            role: participant.role,
+            joined_at_ms: participant.joined_at_ms,
+            read_seq: participant.read_seq,
+            delivered_seq: participant.delivered_seq,
+        }
+    }
+}
+
+fn new_message(message: NewMessage) -> imports::client::NewMessage {
+    imports::client::NewMessage {
+        to: match message.to {
+            To::Conversation(id) => imports::client::Destination::Conversation(id),
+            To::User(id) => imports::client::Destination::User(id),
+        },
+        kind: message.kind,
+        content: message.content,
+        metadata: message.metadata,
+        reply_to: message.reply_to,
+        forwarded_from: message.forwarded_from,
+        client_message_id: message.client_message_id,
+    }
+}
+
+fn told<T, U: From<T>>(answer: Result<T, imports::client::Refusal>) -> Told<U> {
+    Ok(answer.map(U::from).map_err(Refusal::from))
+}
+
+pub fn client_write(write: Write) -> Told<Outcome> {
+    use imports::client as c;
+    named!("plugin_macro_must_name_the_capability_client");
+    told(match write {
+        Write::Send(message) => c::send(&new_message(message)),
+        Write::Edit {
+            message_id,
+            content,
+            metadata,
+        } => c::edit(&message_id, content.as_deref(), metadata.as_deref()),
+        Write::Delete(id) => c::delete(&id),
+        Write::HideMessage(id) => c::hide_message(&id),
+        Write::React { message_id, emoji } => c::react(&message_id, emoji.as_deref()),
+        Write::Read { conversation_id, up_to } => c::read(&conversation_id, up_to),
+        Write::OpenDirect(user) => c::open_direct(&user),
+        Write::OpenContext {
+            context_type,
+            context_id,
+            participants,
+            name,
+            state,
+        } => c::open_context(&context_type, &context_id, &participants, name.as_deref(), state.as_deref()),
+        Write::OpenBroadcast(name) => c::open_broadcast(&name),
+        Write::Update {
+            conversation_id,
+            name,
+            avatar,
+            state,
+        } => c::update(&conversation_id, name.as_deref(), avatar.as_deref(), state.as_deref()),
+        Write::Close { conversation_id, closed } => c::close(&conversation_id, closed),
+        Write::Archive { conversation_id, archived } => c::archive(&conversation_id, archived),
+        Write::Hide(id) => c::hide(&id),
+        Write::AddParticipant {
+            conversation_id,
+            user_id,
+            role,
+        } => c::add_participant(&conversation_id, &user_id, &role),
+        Write::RemoveParticipant { conversation_id, user_id } => c::remove_participant(&conversation_id, &user_id),
+        Write::Block { user_id, blocked } => c::block(&user_id, blocked),
+    })
+}
+
+pub fn client_call(name: &str, conversation_id: Option<&str>, payload: &str) -> Told<String> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::call(name, conversation_id, payload))
+}
+
+pub fn client_sign(sign: Sign) -> Told<()> {
+    use imports::client as c;
+    named!("plugin_macro_must_name_the_capability_client");
+    told(match sign {
+        Sign::Typing { conversation_id, on } => c::typing(&conversation_id, on),
+        Sign::PresenceHint(online) => c::presence_hint(online),
+        Sign::Join(id) => c::join(&id),
+        Sign::Leave(id) => c::leave(&id),
+        Sign::EnterRoom(room) => c::enter_room(&room),
+        Sign::LeaveRoom(room) => c::leave_room(&room),
+    })
+}
+
+pub fn client_direct_id(user_id: &str) -> Told<String> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::direct_id(user_id))
+}
+
+pub fn client_conversations(archived: Option<bool>, after: Option<&str>, limit: u32) -> Told<Vec<View>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    let views = imports::client::conversations(archived, after, limit);
+    told(views.map(|views| views.into_iter().map(View::from).collect::<Vec<_>>()))
+}
+
+pub fn client_conversation(id: &str) -> Told<View> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::get_conversation(id))
+}
+
+pub fn client_messages(conversation_id: &str, before: Option<u32>, limit: u32) -> Told<Vec<Message>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    let messages = imports::client::messages(conversation_id, before, limit);
+    told(messages.map(|messages| messages.into_iter().map(Message::from).collect::<Vec<_>>()))
+}
+
+pub fn client_message(id: &str) -> Told<Message> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::get_message(id))
+}
+
+pub fn client_unread_total() -> Told<u32> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::unread_total())
+}
+
+pub fn client_presence_of(users: &[String]) -> Told<Vec<Presence>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    let presence = |one: imports::client::Presence| Presence {
+        user_id: one.user_id,
+        online: one.online,
+        last_seen_ms: one.last_seen_ms,
+    };
+    let found = imports::client::presence_of(users);
+    told(found.map(|found| found.into_iter().map(presence).collect::<Vec<_>>()))
+}
+
+pub fn client_online_users(limit: u32) -> Told<Vec<String>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::online_users(limit))
 }

@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::{
     Capability,
+    client::{Sign, Write},
     log::Level,
+    sockets::Emit,
     types::{Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Receipt, User},
 };
 
@@ -67,6 +69,13 @@ pub(super) struct State {
     pub timers: BTreeMap<(String, String), (u64, String)>,
     pub sent: Vec<Draft>,
     pub emitted: Vec<Emitted>,
+    pub socket_emits: Vec<Emit>,
+    pub client_writes: Vec<Write>,
+    pub signs: Vec<Sign>,
+    /// (connection, conversation)
+    pub joined: BTreeSet<(String, String)>,
+    /// (connection, room)
+    pub rooms: BTreeSet<(String, String)>,
     pub notifications: Vec<(String, Notification)>,
     pub notification_pushes: usize,
     pub counters: BTreeMap<String, u64>,
@@ -119,6 +128,11 @@ impl Default for State {
             timers: BTreeMap::new(),
             sent: Vec::new(),
             emitted: Vec::new(),
+            socket_emits: Vec::new(),
+            client_writes: Vec::new(),
+            signs: Vec::new(),
+            joined: BTreeSet::new(),
+            rooms: BTreeSet::new(),
             notifications: Vec::new(),
             notification_pushes: 0,
             counters: BTreeMap::new(),
@@ -278,6 +292,11 @@ impl FakeHost {
     /// What the plugin emitted, in order.
     pub fn emitted(&self) -> Vec<Emitted> {
         self.state().emitted.clone()
+    }
+
+    /// What the plugin emitted to connections in its own namespaces, in order.
+    pub fn socket_emits(&self) -> Vec<Emit> {
+        self.state().socket_emits.clone()
     }
 
     /// The names of what the plugin emitted, in order.

@@ -11,6 +11,7 @@ use crate::{
     hooks::Hook,
     json,
     native::{self, Handlers},
+    sockets::{Args, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message, Op,
         ParticipantChange, Reaction, Receipt, Verdict,
@@ -346,6 +347,102 @@ impl<P: Plugin + Handlers> Harness<P> {
         })?;
         self.tell();
         Ok(())
+    }
+
+    /// Somebody connects to a namespace of the plugin, with this object.
+    ///
+    /// # Errors
+    ///
+    /// The plugin's refusal.
+    pub fn socket(&mut self, actor: &str, session: &str, auth: &Value) -> Result<(), ConnectRefused> {
+        let call = self.socket_call(actor, session);
+        let handshake = Handshake {
+            namespace: "/".into(),
+            auth: auth.to_string(),
+            ..Handshake::default()
+        };
+        let given = call.clone();
+        self.run(call, |plugin| plugin.connect(&given, handshake))
+    }
+
+    /// A connection sends an event with these arguments (a JSON array) and waits for an ack.
+    ///
+    /// # Errors
+    ///
+    /// The plugin's rejection.
+    pub fn socket_event(&mut self, actor: &str, session: &str, name: &str, args: &Value) -> Result<Option<Args>, Rejection> {
+        let args = Args {
+            json: args.to_string(),
+            binary: Vec::new(),
+        };
+        self.socket_event_as(
+            actor,
+            session,
+            SocketEvent {
+                namespace: "/".into(),
+                name: name.into(),
+                args,
+                wants_ack: true,
+                answer_to: None,
+            },
+        )
+    }
+
+    /// The same with an event of the test's own making.
+    ///
+    /// # Errors
+    ///
+    /// As [`Harness::socket_event`].
+    pub fn socket_event_as(&mut self, actor: &str, session: &str, event: SocketEvent) -> Result<Option<Args>, Rejection> {
+        let call = self.socket_call(actor, session);
+        self.attempt(&call, |plugin, call| plugin.event(call, event))
+    }
+
+    /// A connection goes.
+    pub fn socket_gone(&mut self, actor: &str, session: &str) {
+        let call = self.socket_call(actor, session);
+        let given = call.clone();
+        let Ok(()) = self.run(call, |plugin| {
+            plugin.disconnect(&given, "/", "transport close");
+            Ok::<(), std::convert::Infallible>(())
+        });
+    }
+
+    fn socket_call(&self, actor: &str, session: &str) -> Call {
+        Call {
+            session: session.into(),
+            transport: "socketio".into(),
+            conversation_id: None,
+            ..self.call(actor, "")
+        }
+    }
+
+    /// What the plugin makes of an event of the core.
+    pub fn map(&mut self, event: CoreEvent) -> Vec<Emit> {
+        let conversation = event.conversation.as_ref().map(|conversation| conversation.id.clone());
+        let call = Call {
+            conversation_id: conversation,
+            ..self.call(event.actor.as_deref().unwrap_or_default(), "")
+        };
+        let given = call.clone();
+        let Ok(emits) = self.run(call, |plugin| Ok::<_, std::convert::Infallible>(plugin.map(&given, "/", event)));
+        emits
+    }
+
+    /// What the plugin makes of a message that was just created.
+    pub fn map_message(&mut self, id: &str) -> Vec<Emit> {
+        let message = self.known(id);
+        let conversation = self.conversation(&message.conversation_id);
+        self.map(CoreEvent {
+            kind: "message.created".into(),
+            seq: message.seq,
+            at_ms: message.created_at_ms,
+            actor: Some(message.sender_id.clone()),
+            recipients: self.members(&message.conversation_id),
+            conversation,
+            message: Some(message),
+            ..CoreEvent::default()
+        })
     }
 
     /// Tells the plugin's after-hook of a message once more, as after a crash.

@@ -2,9 +2,12 @@
 
 use super::fake::{After, Audience, Emitted, FakeHost, GlobalWrite};
 use crate::{
-    Capability, Error, json,
+    Capability, Error,
+    client::{Outcome, Presence, Refusal, Sign, View, Write},
+    json,
     log::Level,
     native::Host,
+    sockets::{Args, Audience as SocketAudience, Emit},
     types::{Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, User},
 };
 
@@ -298,6 +301,75 @@ impl Host for FakeHost {
 
     fn event_emit_to_role(&self, role: &str, name: &str, payload: &str) -> Answer<()> {
         self.emit(name, payload, Audience::Role(role.into()))
+    }
+
+    fn event_emit_to_sockets(&self, to: &SocketAudience, name: &str, args: &Args) -> Answer<()> {
+        json::parse::<Vec<serde_json::Value>>(&args.json)?;
+        self.state_mut().socket_emits.push(Emit {
+            to: to.clone(),
+            name: name.into(),
+            args: args.clone(),
+        });
+        Ok(())
+    }
+
+    fn event_ask_socket(&self, connection: &str, name: &str, args: &Args, _token: &str) -> Answer<()> {
+        self.event_emit_to_sockets(&SocketAudience::connection(connection), name, args)
+    }
+
+    fn client_write(&self, write: Write) -> Answer<Result<Outcome, Refusal>> {
+        Ok(self.write_as_user(write))
+    }
+
+    fn client_call(&self, name: &str, _conversation_id: Option<&str>, _payload: &str) -> Answer<Result<String, Refusal>> {
+        Err(Error::Unavailable(format!(
+            "the command {name} is another handler's: the testkit has both"
+        )))
+    }
+
+    fn client_sign(&self, sign: Sign) -> Answer<Result<(), Refusal>> {
+        Ok(self.sign_as_user(sign))
+    }
+
+    fn client_direct_id(&self, user_id: &str) -> Answer<Result<String, Refusal>> {
+        Ok(self.direct_id_of_user(user_id))
+    }
+
+    fn client_conversations(&self, _archived: Option<bool>, after: Option<&str>, limit: u32) -> Answer<Result<Vec<View>, Refusal>> {
+        let page = |views: Vec<View>| {
+            let start = after
+                .and_then(|id| views.iter().position(|view| view.conversation.id == id))
+                .map_or(0, |at| at + 1);
+            views.into_iter().skip(start).take(LIST_MAX.min(limit as usize)).collect()
+        };
+        Ok(self.views_of_user().map(page))
+    }
+
+    fn client_conversation(&self, id: &str) -> Answer<Result<View, Refusal>> {
+        Ok(self.view_of_user(id))
+    }
+
+    fn client_messages(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Result<Vec<Message>, Refusal>> {
+        match self.view_of_user(conversation_id) {
+            Ok(_) => self.message_list(conversation_id, before, limit).map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
+        }
+    }
+
+    fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>> {
+        Ok(self.message_of_user(id))
+    }
+
+    fn client_unread_total(&self) -> Answer<Result<u32, Refusal>> {
+        Ok(self.views_of_user().map(|views| views.iter().map(|view| view.unread).sum()))
+    }
+
+    fn client_presence_of(&self, users: &[String]) -> Answer<Result<Vec<Presence>, Refusal>> {
+        Ok(self.presence_for_user(users))
+    }
+
+    fn client_online_users(&self, limit: u32) -> Answer<Result<Vec<String>, Refusal>> {
+        Ok(Ok(self.state().online.iter().take(limit as usize).cloned().collect()))
     }
 
     fn notification_push(&self, user_id: &str, notification: &Notification) -> Answer<()> {

@@ -27,6 +27,7 @@
 //! what the macro does not name is denied. What it leaves to the testkit: other plugins, retries, limits, several conversations
 //! at once, everything wasm.
 
+mod client;
 mod fake;
 mod harness;
 mod host;
