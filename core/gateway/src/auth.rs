@@ -463,6 +463,22 @@ impl Rules {
     }
 }
 
+/// Whether a token, judged before, says this: the claim is the value, or a list that holds it. `a.b` also finds `b` inside of `a`.
+pub(crate) fn has_claim(token: &str, name: &str, value: &str) -> bool {
+    let Ok(claims) = Parts::split(token).and_then(|parts| parts.claims()) else {
+        return false;
+    };
+    let inner = || {
+        let (outer, inner) = name.split_once('.')?;
+        claims.0.get(outer)?.get(inner)
+    };
+    match claims.0.get(name).or_else(inner) {
+        Some(Value::String(text)) => text == value,
+        Some(Value::Array(list)) => list.iter().any(|item| item == value),
+        _ => false,
+    }
+}
+
 /// Whether a text may be a user's id: not empty, at most 128 bytes, no control characters, and not a plugin's.
 pub fn is_user_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= USER_ID_BYTES_MAX && !text.starts_with("plugin:") && !text.contains(char::is_control)

@@ -41,13 +41,14 @@ impl App {
         &self.gateway
     }
 
-    async fn answer(&self, mut request: Request<Incoming>, slot: &Slot) -> Response<Body> {
+    async fn answer(&self, mut request: Request<Incoming>, slot: &Slot, port: LocalPort) -> Response<Body> {
         if request.uri().path() == WS_PATH {
             request.extensions_mut().insert(slot.clone());
             return ws::upgrade(self.gateway.clone(), request).await.map(Body::new);
         }
         if socketio::is_path(&self.gateway, request.uri().path()) {
             request.extensions_mut().insert(slot.clone());
+            request.extensions_mut().insert(port);
             return socketio::handle(&self.gateway, request).await;
         }
         match self.rest.clone().call(request.map(Body::new)).await {
@@ -56,6 +57,10 @@ impl App {
         }
     }
 }
+
+/// The port at which a connection came in; in the extensions of its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalPort(pub u16);
 
 /// One of the connections that may be open at a time. A socket takes it along when it leaves HTTP: it stands in the
 /// extensions of the upgrade's request and must live as long as the socket.
@@ -117,13 +122,14 @@ async fn connection(stream: TcpStream, slot: Slot, app: App, shutdown: Cancellat
     let _counted = Counted::http();
     // An ack is small and must not wait for another packet to share.
     let _ = stream.set_nodelay(true);
+    let port = LocalPort(stream.local_addr().map_or(0, |address| address.port()));
     let settings = &app.gateway.settings.http;
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(settings.header_read_timeout)
         .max_headers(settings.headers_max)
         .max_buf_size(settings.header_bytes_max.max(8 * 1024));
-    let service = service_fn(|request| async { Ok::<_, Infallible>(app.answer(request, &slot).await) });
+    let service = service_fn(|request| async { Ok::<_, Infallible>(app.answer(request, &slot, port).await) });
     let mut serving = pin!(http.serve_connection(TokioIo::new(stream), service).with_upgrades());
     if shutdown.run_until_cancelled(serving.as_mut()).await.is_none() {
         serving.as_mut().graceful_shutdown();

@@ -20,7 +20,7 @@ use haggle_engine::Engine;
 
 pub use auth::{AuthConfig, AuthConfigError, AuthError, Authenticator, Identity, Jwks};
 pub use origin::Origins;
-pub use settings::{GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
+pub use settings::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
 
 /// What every transport needs; one per process.
 pub struct Gateway {
@@ -41,13 +41,15 @@ pub struct Gateway {
 impl Gateway {
     /// Puts the parts together.
     pub fn new(engine: Engine, auth: Authenticator, origins: Origins, settings: GatewaySettings) -> Arc<Gateway> {
+        let socketio = socketio::Sessions::new(&settings.socketio);
+        socketio.listen_to(engine.hub());
         Arc::new(Gateway {
             engine,
             auth,
             origins,
             settings,
             connections: ws::Connections::new(),
-            socketio: socketio::Sessions::new(),
+            socketio,
         })
     }
 }

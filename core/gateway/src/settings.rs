@@ -143,8 +143,12 @@ pub struct SocketIoSettings {
     pub path: String,
     /// The namespace of conversations and messages.
     pub namespace: String,
-    /// Namespaces, open to everybody, that answer every event with its own arguments; for trying out clients.
-    pub echo_namespaces: Vec<String>,
+    /// Namespaces that plugins own; the first one that fits a connection is its.
+    pub dialects: Vec<DialectSettings>,
+    /// Events of one connection that wait for the plugin of their namespace; the next ones are read later.
+    pub events_waiting_max: usize,
+    /// Rooms that one connection may be in.
+    pub rooms_max: usize,
     /// Time between two pings of the server.
     pub ping_interval: Duration,
     /// How long a client may take to answer a ping.
@@ -197,7 +201,9 @@ impl Default for SocketIoSettings {
         SocketIoSettings {
             path: "/socket.io/".into(),
             namespace: "/chat".into(),
-            echo_namespaces: Vec::new(),
+            dialects: Vec::new(),
+            events_waiting_max: 64,
+            rooms_max: 64,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),
             payload_bytes_max: 1_000_000,
@@ -219,6 +225,27 @@ impl Default for SocketIoSettings {
             recovery_total_bytes_max: 256 * 1024 * 1024,
         }
     }
+}
+
+/// A namespace that a plugin owns, and for which connections. Conditions that are not named are fulfilled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DialectSettings {
+    /// What clients ask for: `/` or `/messages`.
+    pub namespace: String,
+    /// The plugin's id.
+    pub plugin: String,
+    /// The host that the request names, without its port.
+    pub host: Option<String>,
+    /// The path of the request, besides the common one: `/shop/socket.io/`.
+    pub path: Option<String>,
+    /// The port of this server at which the connection came in.
+    pub port: Option<u16>,
+    /// A claim of the token and its value; a list must hold it.
+    pub claim: Option<(String, String)>,
+    /// Lets in who has no token.
+    pub anonymous: bool,
+    /// How long a client may be in the namespace before it sends `authenticate`; zero: the token comes with the connect.
+    pub auth_grace: Duration,
 }
 
 /// Profiles.

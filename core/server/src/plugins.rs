@@ -94,6 +94,44 @@ pub fn check(path: &Path, settings: &Settings) -> Result<String, Failure> {
     }
 }
 
+/// Whether every namespace of `socketio.dialects` has its plugin in the plugins' folder; the first mistake is named.
+pub fn check_dialects(settings: &Settings) -> Result<(), Failure> {
+    if settings.socketio.dialects.is_empty() {
+        return Ok(());
+    }
+    let dir = settings.plugins_dir();
+    let manifests = manifests(&dir);
+    for (index, dialect) in settings.socketio.dialects.iter().enumerate() {
+        let (key, plugin, namespace) = (format!("socketio.dialects[{index}]"), &dialect.plugin, &dialect.namespace);
+        let Some(manifest) = manifests.iter().find(|manifest| manifest.id.as_str() == plugin) else {
+            let text = format!("{key}.plugin = \"{plugin}\": there is no such plugin in {}", dir.display());
+            return Err(Failure::usage(text).hint("haggle plugin install FOLDER, or mend the name"));
+        };
+        if !manifest.offers_namespace(namespace) {
+            let offered = match manifest.namespaces.as_slice() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
+            };
+            let text = format!("{key}.namespace = \"{namespace}\": the plugin {plugin} does not offer it (it offers {offered})");
+            return Err(Failure::usage(text).hint("[namespaces] names = [\"/…\"] in its plugin.toml, or another namespace here"));
+        }
+    }
+    Ok(())
+}
+
+/// The manifests in the plugins' folder that can be read.
+fn manifests(dir: &Path) -> Vec<Manifest> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let file = |path: std::path::PathBuf| if path.is_dir() { path.join("plugin.toml") } else { path };
+    let files = entries
+        .flatten()
+        .map(|entry| file(entry.path()))
+        .filter(|path| path.extension().is_some_and(|end| end == "toml"));
+    files
+        .filter_map(|path| Manifest::parse(&std::fs::read_to_string(path).ok()?).ok())
+        .collect()
+}
+
 /// `[plugins]` as the host takes it.
 fn options(settings: &Settings) -> Result<HostOptions, Failure> {
     let plugins = &settings.plugins;
@@ -259,6 +297,31 @@ mod tests {
                 .message
                 .starts_with("plugins.grants: there is no capability `files`")
         );
+    }
+
+    #[test]
+    fn namespaces_need_a_plugin_that_offers_them() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut settings = Settings::default();
+        settings.server.plugins_dir = dir.path().to_owned();
+        assert!(check_dialects(&settings).is_ok(), "without dialects there is nothing to check");
+        settings.socketio.dialects = vec![crate::config::Dialect {
+            namespace: "/shop".into(),
+            plugin: "shop".into(),
+            ..Default::default()
+        }];
+        let missing = check_dialects(&settings).expect_err("no such plugin").message;
+        assert!(missing.starts_with("socketio.dialects[0].plugin = \"shop\""), "{missing}");
+        let manifest = |names: &str| {
+            let text = format!("id = \"shop\"\nversion = \"1.0.0\"\napi = \"0.1\"\n[namespaces]\nnames = [{names}]\n");
+            std::fs::create_dir_all(dir.path().join("shop")).expect("a folder");
+            std::fs::write(dir.path().join("shop/plugin.toml"), text).expect("written");
+        };
+        manifest("\"/other\"");
+        let other = check_dialects(&settings).expect_err("another namespace").message;
+        assert!(other.contains("does not offer it (it offers /other)"), "{other}");
+        manifest("\"*\"");
+        assert!(check_dialects(&settings).is_ok());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use haggle_store::{Durability, Log, SharedStore, StoreError, decorate::Metered, 
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -78,6 +78,10 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     metrics::describe();
     haggle_gateway::metrics::describe();
     let clients = listen(settings.server.listen, "server.listen", "--listen").await?;
+    let mut listeners = vec![];
+    for address in &settings.server.listen_also {
+        listeners.push(listen(*address, "server.listen_also", "--listen").await?);
+    }
     let operators = listen(settings.server.admin, "server.admin", "--admin").await?;
     let addresses = (clients.local_addr()?, operators.local_addr()?);
 
@@ -100,7 +104,13 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let engine = start_engine(&settings, store, &plugins).await?;
     let gateway = Gateway::new(engine.clone(), authenticator()?, auth::origins(&settings.auth)?, settings.gateway());
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(http::serve(clients, http::App::new(gateway.clone()), stop.clone()));
+    let app = http::App::new(gateway.clone());
+    listeners.push(clients);
+    let serving: JoinSet<()> = listeners
+        .into_iter()
+        .map(|listener| http::serve(listener, app.clone(), stop.clone()))
+        .collect();
+    let serving = tokio::spawn(async move { drop(serving.join_all().await) });
     status.started(Parts {
         engine: engine.clone(),
         plugins,

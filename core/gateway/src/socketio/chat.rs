@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Gateway, Identity,
     decode::{self, DecodeError, MessageBody},
-    resource::{ConversationContext, ConversationResource, Time},
+    resource::{ConversationContext, ConversationResource},
 };
 
 /// Participants that a conversation is shown with.
@@ -172,15 +172,8 @@ impl Chat {
         self.state.lock().expires_at.saturating_mul(1000)
     }
 
-    /// The wall clock.
-    pub fn now(&self) -> Millis {
+    fn now(&self) -> Millis {
         self.gateway.engine.now()
-    }
-
-    /// What a client is told that has authenticated late or again.
-    pub fn authenticated_json(&self) -> String {
-        let user = serde_json::to_string(self.user.as_str()).expect("a text is JSON");
-        format!(r#"{{"userId":{user},"expiresAt":"{}"}}"#, Time(self.expires_at_ms()))
     }
 
     fn namespace(&self) -> &str {
@@ -345,13 +338,14 @@ impl Chat {
             if identity.user != self.user {
                 return Err(Refusal::forbidden("this connection is another user's"));
             }
+            let answer = client::authenticated_json(&identity);
             self.authenticated(identity);
-            Ok(())
+            Ok(answer)
         });
         if renewed.is_ok() {
             self.session().call_spaces_at(Some(tokio::time::Instant::now())); // Which finds out when to look again.
         }
-        self.answer(ack, renewed.map(|()| self.authenticated_json()));
+        self.answer(ack, renewed);
     }
 
     // Out.
@@ -462,12 +456,7 @@ impl Subscriber for Chat {
     }
 
     fn close(&self, reason: &'static str) {
-        let reason = if reason == "drain" {
-            Reason::ServerShuttingDown
-        } else {
-            Reason::ForcedServerClose
-        };
-        self.session().close(reason, By::Server);
+        self.session().close(Reason::of_close(reason), By::Server);
     }
 
     fn is_away(&self) -> bool {

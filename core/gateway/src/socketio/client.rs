@@ -3,29 +3,33 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use haggle_engine::{Refusal, Subscriber};
-use haggle_model::ErrorCode;
+use haggle_engine::{
+    Refusal, Subscriber,
+    sockets::{Handshake, NamespaceAnswer},
+};
+use haggle_model::{ErrorCode, Millis};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
     chat::{Authenticate, Chat},
+    dialects::Dialect,
     encode,
     engineio::{
         session::{By, Session},
         sessions::new_id,
     },
     metrics::{self, Reason},
+    opened::Opened,
+    owned::{Owned, args_of},
     packet::{Assembler, Kind, Packet, Whole},
     recovery::{self, Asked},
 };
-use crate::{AuthError, Gateway, Identity, decode, metrics::AUTH_FAILURES, settings::SocketIoSettings, ws::bucket::Bucket};
+use crate::{AuthError, Gateway, Identity, auth, decode, metrics::AUTH_FAILURES, resource::Time, settings::SocketIoSettings, ws::bucket::Bucket};
 
 /// Namespaces that one session may be in.
 const SPACES_MAX: usize = 16;
-/// Questions of an echo namespace that wait for the client's ack; older ones are forgotten.
-const QUESTIONS_MAX: usize = 64;
 /// A token's end is looked at again at least so often.
 const EXPIRY_LOOKED_AT_MAX: Duration = Duration::from_secs(3600);
 
@@ -50,49 +54,48 @@ pub(crate) struct Spaces {
     list: Vec<Space>,
 }
 
+/// A place in a namespace.
 enum Space {
     Chat(Arc<Chat>),
+    /// In a namespace of a plugin.
+    Owned(Arc<Owned>),
     /// Joined without a token, which must come until then.
     Waiting {
+        namespace: Box<str>,
         sid: Arc<str>,
         until: Instant,
+        /// What came with the connect.
+        auth: String,
     },
-    Echo(Echo),
-}
-
-struct Echo {
-    namespace: Box<str>,
-    next_ack: u64,
-    questions: VecDeque<u64>,
 }
 
 /// What a packet is for.
 enum Found {
     Chat(Arc<Chat>),
+    Owned(Arc<Owned>),
     Waiting,
-    Echo,
+}
+
+impl Space {
+    fn is_in(&self, namespace: &str, chat: &str) -> bool {
+        match self {
+            Space::Chat(_) => namespace == chat,
+            Space::Owned(owned) => owned.namespace() == namespace,
+            Space::Waiting { namespace: waits_in, .. } => **waits_in == *namespace,
+        }
+    }
 }
 
 impl Spaces {
     fn position(&self, namespace: &str, chat: &str) -> Option<usize> {
-        self.list.iter().position(|space| match space {
-            Space::Chat(_) | Space::Waiting { .. } => namespace == chat,
-            Space::Echo(echo) => *echo.namespace == *namespace,
-        })
+        self.list.iter().position(|space| space.is_in(namespace, chat))
     }
 
     fn find(&self, namespace: &str, chat: &str) -> Option<Found> {
         self.position(namespace, chat).map(|at| match &self.list[at] {
             Space::Chat(chat) => Found::Chat(chat.clone()),
+            Space::Owned(owned) => Found::Owned(owned.clone()),
             Space::Waiting { .. } => Found::Waiting,
-            Space::Echo(_) => Found::Echo,
-        })
-    }
-
-    fn echo(&mut self, namespace: &str) -> Option<&mut Echo> {
-        self.list.iter_mut().find_map(|space| match space {
-            Space::Echo(echo) if *echo.namespace == *namespace => Some(echo),
-            _ => None,
         })
     }
 }
@@ -153,8 +156,9 @@ async fn handle(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byt
             Ok(())
         }
         (Kind::Ack | Kind::BinaryAck, Some(found)) => {
-            if matches!(found, Found::Echo) {
-                answered(session, packet, parts);
+            if let (Found::Owned(owned), Some(id)) = (found, packet.ack) {
+                let args = packet.args().map_err(|_| Reason::ParseError)?;
+                owned.answered(id, args_of(&args, parts)).await;
             }
             Ok(())
         }
@@ -166,48 +170,231 @@ async fn event(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byte
     let (name, args) = packet.event().map_err(|_| Reason::ParseError)?;
     match found {
         Found::Chat(chat) => chat.event(&name, &args, packet.ack).await,
-        Found::Waiting => early_event(session, &name, &args, packet.ack).await,
-        Found::Echo => echo(session, packet, &name, &args, parts),
+        Found::Owned(owned) => match renewal(&name, &args) {
+            Some(token) => renew(session, &owned, &token, packet.ack).await,
+            None => owned.event(&name, args_of(&args, parts), packet.ack).await,
+        },
+        Found::Waiting => early_event(session, packet.namespace, &name, &args, packet.ack).await,
     }
     Ok(())
+}
+
+/// The token of an `authenticate` that brings one; without one the event is the plugin's, like any other.
+fn renewal(name: &str, args: &[&RawValue]) -> Option<String> {
+    let first = args.first().filter(|_| name == "authenticate")?;
+    decode::parse::<Authenticate>(first.get().as_bytes())
+        .ok()
+        .map(|Authenticate { token }| token)
+}
+
+async fn renew(session: &Arc<Session>, owned: &Arc<Owned>, token: &str, ack: Option<u64>) {
+    let renewed = identity(&session.gateway, token).await.and_then(|identity| {
+        let answer = authenticated_json(&identity);
+        owned.renew(identity).map(|()| answer)
+    });
+    if renewed.is_ok() {
+        session.call_spaces_at(Some(Instant::now())); // Which finds out when to look again.
+    }
+    answer(session, owned.namespace(), ack, renewed);
+}
+
+fn answer(session: &Arc<Session>, namespace: &str, ack: Option<u64>, result: Result<String, Refusal>) {
+    let write = |data: String| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes());
+    encode::answer(session, namespace, ack, result.map(write));
 }
 
 // Joining.
 
 async fn connect(session: &Arc<Session>, packet: Packet<'_>) {
-    let settings = session.settings();
     let namespace = packet.namespace;
     if session.spaces.lock().list.len() >= SPACES_MAX {
         return refuse(session, namespace, "too many namespaces", None, "refused");
     }
-    if settings.echo_namespaces.iter().any(|echo| echo == namespace) {
-        let echo = Echo {
-            namespace: namespace.into(),
-            next_ack: 0,
-            questions: VecDeque::new(),
-        };
-        return joined(session, namespace, &new_id(&settings.node), None, Space::Echo(echo));
-    }
-    if namespace != settings.namespace {
-        tracing::debug!(asked = namespace, have = %settings.namespace, "a Socket.IO client asked for a namespace that is not there (socketio.namespace)");
+    let entrance = Entrance::of(session, namespace);
+    if entrance.is_none() {
+        let have = &session.settings().namespace;
+        tracing::debug!(asked = namespace, %have, "a Socket.IO client asked for a namespace that is not there (socketio.namespace, socketio.dialects)");
         return refuse(session, namespace, "Invalid namespace", None, "unknown");
     }
     let token = match token_in(packet.data) {
         Ok(token) => token.or_else(|| session.token.as_deref().map(str::to_owned)),
-        Err(error) => return refuse_login(session, &error.into()),
+        Err(error) => return refuse_login(session, namespace, &error.into()),
     };
+    let sid: Arc<str> = new_id(&session.settings().node).into();
+    let auth = auth_without_token(packet.data);
     match token {
-        Some(token) => {
-            if let Err(refusal) = admit(session, &Asked::of(packet.data), &token).await {
-                refuse_login(session, &refusal);
-            }
-        }
-        None if settings.auth_grace > Duration::ZERO => {
-            let (sid, until): (Arc<str>, _) = (new_id(&settings.node).into(), Instant::now() + settings.auth_grace);
-            joined(session, namespace, &sid.clone(), None, Space::Waiting { sid, until });
+        Some(token) => match identity(&session.gateway, &token).await {
+            Ok(identity) => enter(session, &packet, sid, auth, Some((token, identity))).await,
+            Err(refusal) => refuse_login(session, namespace, &refusal),
+        },
+        None if entrance.is_anonymous => enter(session, &packet, sid, auth, None).await,
+        None if entrance.grace > Duration::ZERO => {
+            let until = Instant::now() + entrance.grace;
+            let waiting = Space::Waiting {
+                namespace: namespace.into(),
+                sid: sid.clone(),
+                until,
+                auth,
+            };
+            joined(session, namespace, &sid, None, waiting);
             session.call_spaces_at(Some(until));
         }
-        None => refuse_login(session, &AuthError::Missing.into()),
+        None => refuse_login(session, namespace, &AuthError::Missing.into()),
+    }
+}
+
+/// What a namespace asks of who comes in.
+#[derive(Default)]
+struct Entrance {
+    is_chat: bool,
+    dialects: Vec<Arc<Dialect>>,
+    is_anonymous: bool,
+    grace: Duration,
+}
+
+impl Entrance {
+    fn of(session: &Session, namespace: &str) -> Entrance {
+        let settings = session.settings();
+        let dialects: Vec<_> = match &session.opened {
+            Some(opened) => session.gateway.socketio.dialects.candidates(opened, namespace).cloned().collect(),
+            None => Vec::new(),
+        };
+        let is_chat = namespace == settings.namespace;
+        // Without a token only what asks for no claim of it can be meant.
+        let first = dialects.iter().find(|dialect| dialect.settings.claim.is_none());
+        Entrance {
+            is_chat,
+            is_anonymous: first.is_some_and(|dialect| dialect.settings.anonymous),
+            grace: match first {
+                Some(dialect) => dialect.settings.auth_grace,
+                None if is_chat => settings.auth_grace,
+                None => dialects.iter().map(|dialect| dialect.settings.auth_grace).max().unwrap_or_default(),
+            },
+            dialects,
+        }
+    }
+
+    fn is_none(&self) -> bool {
+        !self.is_chat && self.dialects.is_empty()
+    }
+
+    /// Whose namespace it is for the bearer of the token.
+    fn dialect(&self, token: Option<&str>) -> Option<&Arc<Dialect>> {
+        let says = |dialect: &&Arc<Dialect>| match &dialect.settings.claim {
+            None => true,
+            Some((name, value)) => token.is_some_and(|token| auth::has_claim(token, name, value)),
+        };
+        self.dialects.iter().find(says)
+    }
+}
+
+/// Lets somebody in whose token is good, or who needs none.
+async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth: String, who: Option<(String, Identity)>) {
+    let namespace = packet.namespace;
+    let entrance = Entrance::of(session, namespace);
+    let token = who.as_ref().map(|(token, _)| token.as_str());
+    let dialect = entrance.dialect(token).cloned();
+    let identity = who.map(|(_, identity)| identity);
+    match (dialect, identity) {
+        (Some(dialect), identity) => match own(session, dialect, sid.clone(), auth, identity).await {
+            Ok(owned) => {
+                joined(session, namespace, &sid, None, Space::Owned(owned.clone()));
+                owned_entered(session, &owned);
+            }
+            Err(no) => no.tell(session, namespace),
+        },
+        (None, Some(identity)) if entrance.is_chat => {
+            if let Err(refusal) = enter_chat(session, &Asked::of(packet.data), sid, identity).await {
+                refuse_login(session, namespace, &refusal);
+            }
+        }
+        _ => refuse(session, namespace, "Invalid namespace", None, "unknown"),
+    }
+}
+
+/// Why a plugin's namespace is not entered.
+enum No {
+    Refused { message: String, data: Option<String> },
+    Failed(Refusal),
+}
+
+impl No {
+    fn tell(self, session: &Arc<Session>, namespace: &str) {
+        match self {
+            No::Refused { message, data } => {
+                count_connect("refused");
+                session.push(encode::connect_refused(namespace, &message, data.as_deref()));
+            }
+            No::Failed(refusal) => refuse(session, namespace, &refusal.message, Some(refusal.code), "refused"),
+        }
+    }
+
+    /// For who is in already and hears of it late.
+    fn refusal(self, plugin: &str) -> Refusal {
+        match self {
+            No::Refused { message, .. } => Refusal::new(ErrorCode::PluginRejected, message).by_plugin(plugin, "connect"),
+            No::Failed(refusal) => refusal,
+        }
+    }
+}
+
+/// Counts the user and asks the plugin.
+async fn own(session: &Arc<Session>, dialect: Arc<Dialect>, sid: Arc<str>, auth: String, identity: Option<Identity>) -> Result<Arc<Owned>, No> {
+    let gateway = &session.gateway;
+    let namespace = &dialect.settings.namespace;
+    if !gateway.engine.hooks().plan().offers_namespace(&dialect.plugin, namespace) {
+        tracing::warn!(plugin = %dialect.plugin, %namespace, "socketio.dialects names a plugin that is not active, or does not offer the namespace");
+        let text = "the plugin of this namespace is not active";
+        return Err(No::Failed(Refusal::new(ErrorCode::Unavailable, text)));
+    }
+    if let Some(identity) = &identity {
+        admit(session, identity).await.map_err(No::Failed)?;
+    }
+    let owned = Owned::new(session.clone(), sid, dialect.clone(), identity);
+    let no = match owned.connect(handshake(session, namespace, auth)).await {
+        Ok(NamespaceAnswer::Done) => return Ok(owned),
+        Ok(NamespaceAnswer::Refused { message, data }) => No::Refused { message, data },
+        Ok(_) => No::Failed(Refusal::new(ErrorCode::Internal, "the plugin gave another answer")),
+        Err(refusal) => No::Failed(refusal),
+    };
+    if let Some(user) = owned.named_user() {
+        gateway.connections.leave(user);
+    }
+    Err(no)
+}
+
+fn handshake(session: &Session, namespace: &str, auth: String) -> Handshake {
+    let opened = session.opened.as_deref();
+    let text = |of: fn(&Opened) -> &String| opened.map(of).cloned().unwrap_or_default();
+    Handshake {
+        namespace: namespace.to_owned(),
+        auth,
+        host: text(|opened| &opened.host),
+        path: text(|opened| &opened.path),
+        query: text(|opened| &opened.query),
+        headers: opened.map(|opened| opened.headers.clone()).unwrap_or_default(),
+    }
+}
+
+/// What plugins see of the connect's data.
+fn auth_without_token(data: Option<&RawValue>) -> String {
+    let parsed = data.and_then(|data| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(data.get()).ok());
+    let mut auth = parsed.unwrap_or_default();
+    auth.remove("token");
+    serde_json::Value::Object(auth).to_string()
+}
+
+/// From here on the user is there.
+fn owned_entered(session: &Arc<Session>, owned: &Arc<Owned>) {
+    owned.connected();
+    if owned.named_user().is_some() {
+        let deadline = deadline_of(owned.expires_at_ms(), session, Instant::now());
+        session.gateway.engine.connect(owned.clone());
+        session.call_spaces_at(deadline);
+    }
+    if session.is_over() {
+        leave_all(session, Reason::TransportClose); // The end may have missed it,
+        session.gateway.engine.hub().disconnect(owned.user(), owned.id()); // or come before the hub knew of it.
     }
 }
 
@@ -236,7 +423,7 @@ fn refuse(session: &Arc<Session>, namespace: &str, message: &str, code: Option<E
     session.push(encode::connect_error(namespace, message, code));
 }
 
-fn refuse_login(session: &Arc<Session>, refusal: &Refusal) {
+fn refuse_login(session: &Arc<Session>, namespace: &str, refusal: &Refusal) {
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
     let message = if refusal.code == ErrorCode::TokenExpired {
         "Invalid token"
@@ -250,7 +437,7 @@ fn refuse_login(session: &Arc<Session>, refusal: &Refusal) {
              (socketio.query_token) or by `authenticate` (socketio.auth_grace_ms), and must fit [auth]"
         );
     }
-    refuse(session, &session.settings().namespace, message, Some(refusal.code), "refused");
+    refuse(session, namespace, message, Some(refusal.code), "refused");
 }
 
 fn joined(session: &Arc<Session>, namespace: &str, sid: &str, pid: Option<&str>, space: Space) {
@@ -268,15 +455,14 @@ pub(super) fn rejoined(session: &Arc<Session>, chat: &Arc<Chat>) {
 }
 
 /// Lets a client into the chat: into the place it had, or a new one.
-async fn admit(session: &Arc<Session>, asked: &Asked, token: &str) -> Result<(), Refusal> {
+async fn enter_chat(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, identity: Identity) -> Result<(), Refusal> {
     let settings = session.settings();
-    let identity = identity(&session.gateway, token).await?;
     if let Some(chat) = recovery::resume(session, asked, &identity)? {
         watch(session, &chat);
         return Ok(());
     }
     let pid = settings.recovers(&settings.namespace).then(|| new_id(&settings.node).into());
-    let chat = login(session, new_id(&settings.node).into(), pid, identity).await?;
+    let chat = login(session, sid, pid, identity).await?;
     joined(session, &settings.namespace, chat.id(), chat.pid(), Space::Chat(chat.clone()));
     entered(session, chat);
     Ok(())
@@ -284,13 +470,19 @@ async fn admit(session: &Arc<Session>, asked: &Asked, token: &str) -> Result<(),
 
 /// Makes a chat of an identity. Counts its user.
 async fn login(session: &Arc<Session>, sid: Arc<str>, pid: Option<Box<str>>, identity: Identity) -> Result<Arc<Chat>, Refusal> {
+    admit(session, &identity).await?;
+    Ok(Chat::new(session.clone(), sid, pid, identity))
+}
+
+/// Counts a connection of the user.
+async fn admit(session: &Session, identity: &Identity) -> Result<(), Refusal> {
     let gateway = &session.gateway;
     gateway.engine.see_user(&identity.user).await?;
     let max = gateway.settings.ws.connections_per_user_max;
     if !gateway.connections.enter(&identity.user, max) {
         return Err(Refusal::new(ErrorCode::RateLimited, format!("at most {max} connections of one user")));
     }
-    Ok(Chat::new(session.clone(), sid, pid, identity))
+    Ok(())
 }
 
 /// Who a token speaks for.
@@ -310,55 +502,103 @@ fn entered(session: &Arc<Session>, chat: Arc<Chat>) {
 
 /// Watches the token's time.
 fn watch(session: &Arc<Session>, chat: &Chat) {
-    session.call_spaces_at(deadline_of(chat, Instant::now()));
+    session.call_spaces_at(deadline_of(Some(chat.expires_at_ms()), session, Instant::now()));
     if session.is_over() {
         leave_all(session, Reason::TransportClose); // The end may have missed it.
     }
 }
 
-async fn early_event(session: &Arc<Session>, name: &str, args: &[&RawValue], ack: Option<u64>) {
-    let namespace = &session.settings().namespace;
-    let answer = |result: Result<String, Refusal>| {
-        encode::answer(
-            session,
-            namespace,
-            ack,
-            result.map(|data| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes())),
-        )
-    };
+async fn early_event(session: &Arc<Session>, namespace: &str, name: &str, args: &[&RawValue], ack: Option<u64>) {
     if name != "authenticate" {
-        return answer(Err(Refusal::new(ErrorCode::Unauthenticated, AuthError::Missing.to_string())));
+        let refusal = Refusal::new(ErrorCode::Unauthenticated, AuthError::Missing.to_string());
+        return answer(session, namespace, ack, Err(refusal));
     }
-    let sid = session.spaces.lock().list.iter().find_map(|space| match space {
-        Space::Waiting { sid, .. } => Some(sid.clone()),
+    match authenticate(session, namespace, args).await {
+        Ok(Some((data, space))) => {
+            answer(session, namespace, ack, Ok(data));
+            match space {
+                Space::Chat(chat) => entered(session, chat),
+                Space::Owned(owned) => owned_entered(session, &owned),
+                Space::Waiting { .. } => {}
+            }
+        }
+        Ok(None) => {}
+        Err(refusal) => answer(session, namespace, ack, Err(refusal)),
+    }
+}
+
+/// Puts somebody who waits in their place. `None`: their time ended meanwhile.
+async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue]) -> Result<Option<(String, Space)>, Refusal> {
+    let waiting = session.spaces.lock().list.iter().find_map(|space| match space {
+        Space::Waiting {
+            namespace: waits_in,
+            sid,
+            auth,
+            ..
+        } if **waits_in == *namespace => Some((sid.clone(), auth.clone())),
         _ => None,
     });
-    let Some(sid) = sid else { return };
-    let token = match decode::parse::<Authenticate>(args.first().map_or("{}", |arg| arg.get()).as_bytes()) {
-        Ok(Authenticate { token }) => token,
-        Err(error) => return answer(Err(error.into())),
+    let Some((sid, auth)) = waiting else { return Ok(None) };
+    let Authenticate { token } = decode::parse(args.first().map_or("{}", |arg| arg.get()).as_bytes())?;
+    let identity = identity(&session.gateway, &token).await?;
+    let data = authenticated_json(&identity);
+    let entrance = Entrance::of(session, namespace);
+    let space = match entrance.dialect(Some(&token)) {
+        Some(dialect) => {
+            let owned = own(session, dialect.clone(), sid, auth, Some(identity)).await;
+            Space::Owned(owned.map_err(|no| no.refusal(dialect.plugin.as_str()))?)
+        }
+        None if entrance.is_chat => Space::Chat(login(session, sid, None, identity).await?),
+        None => return Err(Refusal::forbidden("this token is for no namespace of this name")),
     };
-    let chat = match identity(&session.gateway, &token).await {
-        Ok(identity) => login(session, sid, None, identity).await,
-        Err(refusal) => Err(refusal),
-    };
-    match chat {
-        Err(refusal) => answer(Err(refusal)),
-        Ok(chat) => {
-            let data = chat.authenticated_json();
-            {
-                let mut spaces = session.spaces.lock();
-                let waiting = spaces.list.iter_mut().find(|space| matches!(space, Space::Waiting { .. }));
-                match waiting {
-                    Some(space) => *space = Space::Chat(chat.clone()),
-                    // Its time ended meanwhile.
-                    None => return session.gateway.connections.leave(chat.user()),
-                }
-            }
-            answer(Ok(data));
-            entered(session, chat);
+    let mut spaces = session.spaces.lock();
+    let place = spaces
+        .list
+        .iter_mut()
+        .find(|space| matches!(space, Space::Waiting { namespace: waits_in, .. } if **waits_in == *namespace));
+    match place {
+        Some(place) => {
+            *place = space.handle();
+            Ok(Some((data, space)))
+        }
+        None => {
+            drop(spaces);
+            given_up(session, &space);
+            Ok(None)
         }
     }
+}
+
+impl Space {
+    /// Another handle to the same place.
+    fn handle(&self) -> Space {
+        match self {
+            Space::Chat(chat) => Space::Chat(chat.clone()),
+            Space::Owned(owned) => Space::Owned(owned.clone()),
+            Space::Waiting { namespace, sid, until, auth } => Space::Waiting {
+                namespace: namespace.clone(),
+                sid: sid.clone(),
+                until: *until,
+                auth: auth.clone(),
+            },
+        }
+    }
+}
+
+/// A place that was made for somebody who has gone.
+fn given_up(session: &Session, space: &Space) {
+    match space {
+        Space::Chat(chat) => session.gateway.connections.leave(chat.user()),
+        Space::Owned(owned) => left(session, &Space::Owned(owned.clone()), Reason::TransportClose),
+        Space::Waiting { .. } => {}
+    }
+}
+
+/// What a client is told that has authenticated late or again.
+pub(super) fn authenticated_json(identity: &Identity) -> String {
+    let user = serde_json::to_string(identity.user.as_str()).expect("a text is JSON");
+    let expires_at = Time(identity.expires_at.saturating_mul(1000));
+    format!(r#"{{"userId":{user},"expiresAt":"{expires_at}"}}"#)
 }
 
 // Leaving.
@@ -375,8 +615,17 @@ fn leave(session: &Arc<Session>, namespace: &str, reason: Reason) {
 }
 
 fn left(session: &Session, space: &Space, reason: Reason) {
-    if let Space::Chat(chat) = space {
-        recovery::left(chat, session, reason);
+    let gateway = &session.gateway;
+    match space {
+        Space::Chat(chat) => recovery::left(chat, session, reason),
+        Space::Owned(owned) => {
+            if let Some(user) = owned.named_user() {
+                gateway.engine.disconnect(&**owned as &dyn Subscriber, reason.as_str());
+                gateway.connections.leave(user);
+            }
+            owned.left(reason);
+        }
+        Space::Waiting { .. } => {}
     }
 }
 
@@ -390,87 +639,45 @@ pub(crate) fn leave_all(session: &Session, reason: Reason) {
 
 /// Ends what has run out; when to call again.
 pub(crate) fn on_time(session: &Arc<Session>, now: Instant) -> Option<Instant> {
-    let (mut next, mut late, mut expired) = (None::<Instant>, false, false);
+    let chat_namespace = &session.settings().namespace;
+    let (mut next, mut late, mut expired) = (None::<Instant>, None::<Box<str>>, None::<Box<str>>);
     for space in &session.spaces.lock().list {
-        let at = match space {
-            Space::Waiting { until, .. } => {
-                late |= now >= *until;
-                Some(*until)
+        let (namespace, expires_at_ms) = match space {
+            Space::Waiting { until, namespace, .. } => {
+                if now >= *until {
+                    late = Some(namespace.clone());
+                }
+                next = next.into_iter().chain([*until]).min();
+                continue;
             }
-            Space::Chat(chat) => {
-                let at = deadline_of(chat, now);
-                expired |= at.is_none();
-                at
-            }
-            Space::Echo(_) => None,
+            Space::Chat(chat) => (&**chat_namespace, Some(chat.expires_at_ms())),
+            Space::Owned(owned) => (owned.namespace(), owned.expires_at_ms()),
         };
+        let Some(expires_at_ms) = expires_at_ms else { continue };
+        let at = deadline_of(Some(expires_at_ms), session, now);
+        if at.is_none() {
+            expired = Some(namespace.into());
+        }
         next = next.into_iter().chain(at).min();
     }
-    let namespace = &session.settings().namespace;
-    if late {
-        session.push(encode::error(namespace, &AuthError::Missing.into()));
-        session.push(encode::disconnected(namespace));
-        leave(session, namespace, Reason::ServerNamespaceDisconnect);
-        return None;
+    if let Some(namespace) = late {
+        session.push(encode::error(&namespace, &AuthError::Missing.into()));
+        session.push(encode::disconnected(&namespace));
+        leave(session, &namespace, Reason::ServerNamespaceDisconnect);
+        return Some(now); // There may be others.
     }
-    if expired {
-        session.push(encode::error(namespace, &AuthError::Expired.into()));
+    if let Some(namespace) = expired {
+        session.push(encode::error(&namespace, &AuthError::Expired.into()));
         session.close(Reason::ForcedServerClose, By::Server);
         return None;
     }
     next
 }
 
-/// When to look at the token again; `None`: its time is over. The wall clock decides, and may have been set.
-fn deadline_of(chat: &Chat, now: Instant) -> Option<Instant> {
-    let left_ms = chat.expires_at_ms().saturating_sub(chat.now());
+/// When to look at the token again; `None`: its time is over, or there is none. The wall clock decides, and may have been set.
+fn deadline_of(expires_at_ms: Option<Millis>, session: &Session, now: Instant) -> Option<Instant> {
+    let left_ms = expires_at_ms?.saturating_sub(session.gateway.engine.now());
     (left_ms > 0).then(|| now + Duration::from_millis(left_ms as u64).min(EXPIRY_LOOKED_AT_MAX))
-}
-
-// Echo.
-
-fn echo(session: &Arc<Session>, packet: Packet<'_>, name: &str, args: &[&RawValue], parts: &VecDeque<Bytes>) {
-    let namespace = packet.namespace;
-    if name == "ask" {
-        let id = {
-            let mut spaces = session.spaces.lock();
-            let Some(echo) = spaces.echo(namespace) else { return };
-            let id = echo.next_ack;
-            echo.next_ack += 1;
-            echo.questions.push_back(id);
-            if echo.questions.len() > QUESTIONS_MAX {
-                echo.questions.pop_front();
-            }
-            id
-        };
-        return session.push(encode::packet(Kind::Event, namespace, Some(id), parts, |out| {
-            encode::array(out, Some("question"), args)
-        }));
-    }
-    session.push(encode::packet(Kind::Event, namespace, None, parts, |out| {
-        encode::array(out, Some(name), args)
-    }));
-    if let Some(id) = packet.ack {
-        session.push(encode::packet(Kind::Ack, namespace, Some(id), parts, |out| {
-            encode::array(out, None, args)
-        }));
-    }
-}
-
-/// The client's ack to a question; of anything else nothing is known.
-fn answered(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Bytes>) {
-    let (Some(id), Ok(args)) = (packet.ack, packet.args()) else { return };
-    let asked = {
-        let mut spaces = session.spaces.lock();
-        let Some(echo) = spaces.echo(packet.namespace) else { return };
-        let at = echo.questions.iter().position(|question| *question == id);
-        at.is_some_and(|at| echo.questions.remove(at).is_some())
-    };
-    if asked {
-        session.push(encode::packet(Kind::Event, packet.namespace, None, parts, |out| {
-            encode::array(out, Some("answered"), &args)
-        }));
-    }
 }
 
 #[cfg(test)]

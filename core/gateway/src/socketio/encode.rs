@@ -1,7 +1,6 @@
 //! What the server says, as WebSocket frames of an Engine.IO message each; one push may be several of them.
 
 use std::{
-    collections::VecDeque,
     io::Write,
     sync::{
         Arc,
@@ -10,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use haggle_engine::{Outcome, Published, Refusal, What};
+use haggle_engine::{Outcome, Published, Refusal, What, sockets::Args};
 use haggle_model::{ConversationKind, ErrorCode, Event, Millis};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -45,7 +44,7 @@ fn append(out: &mut Vec<u8>, kind: Kind, attachments: usize, namespace: &str, ac
 }
 
 /// A packet of its own with binary parts, if there are any; the kind is made binary then.
-pub(super) fn packet(kind: Kind, namespace: &str, ack: Option<u64>, parts: &VecDeque<Bytes>, data: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+fn packet(kind: Kind, namespace: &str, ack: Option<u64>, parts: &[Bytes], data: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let kind = match kind {
         Kind::Event if !parts.is_empty() => Kind::BinaryEvent,
         Kind::Ack if !parts.is_empty() => Kind::BinaryAck,
@@ -58,7 +57,7 @@ pub(super) fn packet(kind: Kind, namespace: &str, ack: Option<u64>, parts: &VecD
 }
 
 fn text(kind: Kind, namespace: &str, ack: Option<u64>, data: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    packet(kind, namespace, ack, &VecDeque::new(), data)
+    packet(kind, namespace, ack, &[], data)
 }
 
 /// The array of an event (with its name) or of an ack.
@@ -93,6 +92,41 @@ pub(super) fn connect_error(namespace: &str, message: &str, code: Option<ErrorCo
             put!(out, r#","data":{{"code":"{code}"}}"#);
         }
         out.push(b'}');
+    })
+}
+
+/// A plugin does not let the client in.
+pub(super) fn connect_refused(namespace: &str, message: &str, data: Option<&str>) -> Bytes {
+    text(Kind::ConnectError, namespace, None, |out| {
+        out.extend_from_slice(br#"{"message":"#);
+        json(out, message);
+        if let Some(data) = data {
+            put!(out, r#","data":{data}"#);
+        }
+        out.push(b'}');
+    })
+}
+
+/// An event of a plugin; with an id it asks for an ack.
+pub(super) fn named_event(namespace: &str, id: Option<u64>, name: &str, args: &Args) -> Bytes {
+    packet(Kind::Event, namespace, id, &args.binary, |out| {
+        out.push(b'[');
+        json(out, name);
+        // The arguments are an array already.
+        let inner = args.json.trim_ascii().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let inner = inner.unwrap_or_default().trim_ascii();
+        if !inner.is_empty() {
+            out.push(b',');
+            out.extend_from_slice(inner.as_bytes());
+        }
+        out.push(b']');
+    })
+}
+
+/// A plugin's ack.
+pub(super) fn ack(namespace: &str, id: u64, args: &Args) -> Bytes {
+    packet(Kind::Ack, namespace, Some(id), &args.binary, |out| {
+        out.extend_from_slice(args.json.trim_ascii().as_bytes());
     })
 }
 

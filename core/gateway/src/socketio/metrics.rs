@@ -21,6 +21,11 @@ pub const RECOVERY_AWAY: &str = "haggle_socketio_recovery_away";
 /// What is kept for clients that may miss it.
 pub const RECOVERY_BYTES: &str = "haggle_socketio_recovery_bytes";
 
+/// Published events that a plugin-owned namespace did not get; label `reason` (`failed`, `full`).
+pub const UNMAPPED: &str = "haggle_socketio_unmapped_total";
+/// Questions of plugins that no client answered in time.
+pub const UNANSWERED: &str = "haggle_socketio_unanswered_total";
+
 /// Why a session or a place in a namespace ends, as the protocol's server names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
@@ -47,6 +52,14 @@ impl Reason {
         Reason::ClientNamespaceDisconnect,
         Reason::ServerNamespaceDisconnect,
     ];
+
+    /// What the engine's word for closing a connection is here.
+    pub fn of_close(reason: &str) -> Reason {
+        match reason {
+            "drain" => Reason::ServerShuttingDown,
+            _ => Reason::ForcedServerClose,
+        }
+    }
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -105,6 +118,16 @@ pub fn describe() {
     }
     gauge!(RECOVERY_AWAY).set(0.0);
     gauge!(RECOVERY_BYTES).set(0.0);
+    describe_counter!(
+        UNMAPPED,
+        Unit::Count,
+        "Published events that a namespace of a plugin did not get, by reason"
+    );
+    for reason in ["failed", "full"] {
+        counter!(UNMAPPED, "reason" => reason).absolute(0);
+    }
+    describe_counter!(UNANSWERED, Unit::Count, "Questions of plugins that no Socket.IO client answered in time");
+    counter!(UNANSWERED).absolute(0);
     gauge!(CONNECTIONS, "transport" => "socketio").set(0.0);
     counter!(CONNECTIONS_OPENED, "transport" => "socketio").absolute(0);
 }
@@ -112,6 +135,16 @@ pub fn describe() {
 /// Counts an end.
 pub(crate) fn closed(reason: Reason) {
     counter!(CLOSES, "reason" => reason.as_str()).increment(1);
+}
+
+/// Counts an event that a namespace did not get.
+pub(crate) fn unmapped(reason: &'static str) {
+    counter!(UNMAPPED, "reason" => reason).increment(1);
+}
+
+/// Counts questions without an answer.
+pub(crate) fn unanswered(questions: usize) {
+    counter!(UNANSWERED).increment(questions as u64);
 }
 
 /// What is counted with every session.

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-pub use crate::server::{Server, token, token_for};
+pub use crate::server::{Server, of_plugin, token, token_for};
 
 /// Nothing in these tests takes longer.
 pub const PATIENCE: Duration = Duration::from_secs(20);

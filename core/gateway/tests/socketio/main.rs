@@ -2,6 +2,7 @@
 
 mod chat;
 mod client;
+mod dialects;
 mod polling;
 mod recovery;
 #[path = "../support/server.rs"]

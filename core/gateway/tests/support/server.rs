@@ -1,10 +1,13 @@
-//! A gateway over an engine in memory, listening on a port of its own.
+//! A gateway over an engine in memory, listening on a port of its own. Two namespaces of Socket.IO are a plugin's.
+
+#[path = "plugin.rs"]
+pub mod plugin;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To, ports::NoPlugins};
+use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To};
 use haggle_gateway::{
-    AuthConfig, Authenticator, Gateway, GatewaySettings, Origins, auth,
+    AuthConfig, Authenticator, DialectSettings, Gateway, GatewaySettings, Origins, auth,
     http::{App, serve},
 };
 use haggle_model::{ConversationId, Limits, UserId};
@@ -12,11 +15,15 @@ use haggle_store::MemoryStore;
 use tokio::net::TcpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use plugin::{Dialect, Heard, PLUGIN};
+
 const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
 
 pub struct Server {
     pub address: SocketAddr,
     pub gateway: Arc<Gateway>,
+    /// What the plugin was asked.
+    pub heard: Heard,
     _stop: DropGuard,
 }
 
@@ -32,9 +39,11 @@ impl Server {
             rate_burst: 1_000_000,
             ..Limits::default()
         };
+        let plugin = Dialect::default();
+        let heard = plugin.heard.clone();
         let options = EngineOptions {
             store: Arc::new(MemoryStore::new(1)),
-            hooks: Arc::new(NoPlugins),
+            hooks: Arc::new(plugin),
             limits,
             clock: Arc::new(SystemClock),
             erase_after: Duration::from_secs(86_400),
@@ -43,7 +52,7 @@ impl Server {
         let engine = Engine::start(options).await.expect("the engine starts");
         let mut settings = GatewaySettings::default();
         (settings.ws.frames_per_second, settings.ws.frames_burst) = (0, 1_000);
-        settings.socketio.echo_namespaces = vec!["/echo".into(), "/".into()];
+        settings.socketio.dialects = ["/echo", "/"].map(open_to_all).to_vec();
         change(&mut settings);
         let auth = Authenticator::new(AuthConfig {
             secrets: vec![SECRET.to_vec()],
@@ -63,6 +72,7 @@ impl Server {
         Server {
             address,
             gateway,
+            heard,
             _stop: stop.drop_guard(),
         }
     }
@@ -106,6 +116,23 @@ impl Server {
         )
         .await
         .conversation
+    }
+}
+
+/// A namespace of the plugin that lets everybody in.
+pub fn open_to_all(namespace: &str) -> DialectSettings {
+    DialectSettings {
+        anonymous: true,
+        ..of_plugin(namespace)
+    }
+}
+
+/// A namespace of the plugin.
+pub fn of_plugin(namespace: &str) -> DialectSettings {
+    DialectSettings {
+        namespace: namespace.into(),
+        plugin: PLUGIN.into(),
+        ..DialectSettings::default()
     }
 }
 

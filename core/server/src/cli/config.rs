@@ -6,6 +6,7 @@ use super::{ConfigFrom, print};
 use crate::{
     config::{DEFAULT_TOML, Effective},
     failure::Failure,
+    plugins,
 };
 
 /// Check, show or print the configuration
@@ -33,7 +34,9 @@ enum ConfigCommand {
 pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
     match &args.command {
         ConfigCommand::Check(from) => {
-            from.load()?.settings.check()?;
+            let settings = from.load()?.settings;
+            settings.check()?;
+            plugins::check_dialects(&settings)?;
             print("the configuration is valid");
         }
         ConfigCommand::Show(from) => show(&from.load()?.effective),

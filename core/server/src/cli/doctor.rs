@@ -69,13 +69,14 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 
 type Check = fn(&Settings) -> Finding;
 
-const CHECKS: [(&str, Check); 9] = [
+const CHECKS: [(&str, Check); 10] = [
     ("configuration", configuration),
     ("data directory", data_directory),
     ("free space", free_space),
     ("disk sync", disk_sync),
     ("log", log),
     ("plugins", plugin_files),
+    ("namespaces", namespaces),
     ("server.listen", |settings| address(settings.server.listen, "server.listen")),
     ("server.admin", |settings| address(settings.server.admin, "server.admin")),
     ("open files", open_files),
@@ -232,6 +233,13 @@ fn plugin_files(settings: &Settings) -> Finding {
         return Finding::Good(format!("{} in {}", folders.len(), dir.display()));
     }
     Finding::Bad(broken.join("\n"), "haggle plugin check FOLDER says more about one".into())
+}
+
+fn namespaces(settings: &Settings) -> Finding {
+    match plugins::check_dialects(settings) {
+        Ok(()) => Finding::Good(format!("{} of plugins", settings.socketio.dialects.len())),
+        Err(failure) => Finding::Bad(failure.message, failure.hint.unwrap_or_default()),
+    }
 }
 
 fn address(address: SocketAddr, key: &str) -> Finding {

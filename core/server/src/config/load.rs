@@ -279,6 +279,11 @@ fn as_toml(kind: ValueKind) -> String {
     match kind {
         ValueKind::Array(items) => format!("[{}]", items.into_iter().map(|item| as_toml(item.kind)).collect::<Vec<_>>().join(", ")),
         ValueKind::String(text) => toml::Value::String(text).to_string(),
+        ValueKind::Table(table) => {
+            let mut fields: Vec<String> = table.into_iter().map(|(key, value)| format!("{key} = {}", as_toml(value.kind))).collect();
+            fields.sort();
+            format!("{{ {} }}", fields.join(", "))
+        }
         ValueKind::Nil => "\"\"".to_owned(),
         other => other.to_string(),
     }

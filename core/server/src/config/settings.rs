@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use haggle_gateway::{GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
+use haggle_gateway::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
 use haggle_host::HostLimits;
 use haggle_model::Limits;
 use haggle_store::embedded::EmbeddedOptions;
@@ -50,6 +50,8 @@ pub struct Server {
     pub listen: SocketAddr,
     /// For operators: metrics, probes, admin API.
     pub admin: SocketAddr,
+    /// Further addresses for clients: a dialect may be bound to the port of one.
+    pub listen_also: Vec<SocketAddr>,
     /// Host headers that admin writes may carry.
     pub admin_hosts: Vec<String>,
     /// Everything that is kept.
@@ -65,6 +67,7 @@ impl Default for Server {
         Server {
             listen: SocketAddr::from(([127, 0, 0, 1], 3001)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9301)),
+            listen_also: Vec::new(),
             admin_hosts: ["localhost", "127.0.0.1", "[::1]"].map(String::from).to_vec(),
             data_dir: "data".into(),
             plugins_dir: PathBuf::new(),
@@ -358,7 +361,9 @@ impl Ws {
 pub struct SocketIo {
     pub path: String,
     pub namespace: String,
-    pub echo_namespaces: Vec<String>,
+    pub dialects: Vec<Dialect>,
+    pub events_waiting_max: usize,
+    pub rooms_max: usize,
     pub ping_interval_ms: u64,
     pub ping_timeout_ms: u64,
     pub payload_bytes_max: usize,
@@ -386,7 +391,9 @@ impl Default for SocketIo {
         SocketIo {
             path: socketio.path,
             namespace: socketio.namespace,
-            echo_namespaces: socketio.echo_namespaces,
+            dialects: Vec::new(),
+            events_waiting_max: socketio.events_waiting_max,
+            rooms_max: socketio.rooms_max,
             ping_interval_ms: millis(socketio.ping_interval),
             ping_timeout_ms: millis(socketio.ping_timeout),
             payload_bytes_max: socketio.payload_bytes_max,
@@ -442,7 +449,9 @@ impl SocketIo {
         SocketIoSettings {
             path: self.path.clone(),
             namespace: self.namespace.clone(),
-            echo_namespaces: self.echo_namespaces.clone(),
+            dialects: self.dialects.iter().map(Dialect::gateway).collect(),
+            events_waiting_max: self.events_waiting_max,
+            rooms_max: self.rooms_max,
             ping_interval: Duration::from_millis(self.ping_interval_ms),
             ping_timeout: Duration::from_millis(self.ping_timeout_ms),
             payload_bytes_max: self.payload_bytes_max,
@@ -463,6 +472,83 @@ impl SocketIo {
             recovery_sessions_max: self.recovery_sessions_max,
             recovery_total_bytes_max: self.recovery_total_bytes_max,
         }
+    }
+}
+
+/// `[[socketio.dialects]]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::DialectSettings, which explains them")]
+pub struct Dialect {
+    pub namespace: String,
+    pub plugin: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
+    pub anonymous: bool,
+    pub auth_grace_ms: u64,
+}
+
+/// A claim of a token and what it must be or hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// Its name; `a.b` also finds `b` inside of `a`.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+impl Dialect {
+    fn gateway(&self) -> DialectSettings {
+        DialectSettings {
+            namespace: self.namespace.clone(),
+            plugin: self.plugin.clone(),
+            host: self.host.clone(),
+            path: self.path.clone(),
+            port: self.port,
+            claim: self.claim.clone().map(|claim| (claim.name, claim.value)),
+            anonymous: self.anonymous,
+            auth_grace: Duration::from_millis(self.auth_grace_ms),
+        }
+    }
+
+    /// The first rule that it breaks; `key` names its place.
+    fn check(&self, key: &str) -> Result<(), Failure> {
+        let wrong = |field: &str, value: &str, hint: &str| Err(Failure::usage(format!("{key}.{field} = \"{value}\" cannot be")).hint(hint));
+        if !haggle_host::manifest::is_namespace(&self.namespace) {
+            let hint = "a namespace is / or a name behind one, like /messages";
+            return wrong("namespace", &self.namespace, hint);
+        }
+        if self.plugin.is_empty() {
+            return wrong("plugin", "", "name the id of the plugin that owns the namespace");
+        }
+        if let Some(path) = self
+            .path
+            .as_ref()
+            .filter(|path| !(path.starts_with('/') && path.ends_with('/') && path.len() > 1))
+        {
+            return wrong("path", path, "a path has a slash at both ends, like /shop/socket.io/");
+        }
+        if self.anonymous && (self.claim.is_some() || self.auth_grace_ms > 0) {
+            let hint = "who needs no token has no claim, and need not authenticate later: drop one of the two";
+            return Err(Failure::usage(format!("{key}.anonymous is set together with claim or auth_grace_ms")).hint(hint));
+        }
+        Ok(())
+    }
+
+    /// Two with the same conditions: the second one would never be reached.
+    fn hides(&self, later: &Dialect) -> bool {
+        self.namespace == later.namespace
+            && (self.host.is_none() || self.host == later.host)
+            && (self.path.is_none() || self.path == later.path)
+            && (self.port.is_none() || self.port == later.port)
+            && (self.claim.is_none() || self.claim == later.claim)
     }
 }
 
@@ -765,7 +851,24 @@ impl Settings {
         at_least("ws.outbox_frames_max", self.ws.outbox_frames_max, 16)?;
         at_least("ws.requests_in_flight_max", self.ws.requests_in_flight_max, 1)?;
         at_least("ws.heartbeat_ms", self.ws.heartbeat_ms as usize, 1_000)?;
-        self.socketio.check()
+        self.socketio.check()?;
+        at_least("socketio.events_waiting_max", self.socketio.events_waiting_max, 1)?;
+        self.check_dialects()
+    }
+
+    fn check_dialects(&self) -> Result<(), Failure> {
+        let dialects = &self.socketio.dialects;
+        for (index, dialect) in dialects.iter().enumerate() {
+            let key = format!("socketio.dialects[{index}]");
+            dialect.check(&key)?;
+            if let Some(earlier) = dialects[..index].iter().position(|earlier| earlier.hides(dialect)) {
+                return Err(Failure::usage(format!(
+                    "{key} is never reached: socketio.dialects[{earlier}] fits every connection first"
+                ))
+                .hint("put the one with more conditions first, or give them different host, path, port or claim"));
+            }
+        }
+        Ok(())
     }
 
     fn check_rest(&self) -> Result<(), Failure> {

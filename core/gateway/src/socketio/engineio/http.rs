@@ -15,7 +15,10 @@ use super::{
     sessions::is_of_another_node,
     websocket,
 };
-use crate::{Gateway, socketio::metrics};
+use crate::{
+    Gateway,
+    socketio::{metrics, opened::Opened},
+};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=UTF-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -26,7 +29,7 @@ const PREFLIGHT_METHODS: HeaderValue = HeaderValue::from_static("GET,HEAD,PUT,PA
 /// Whether requests to this path are Socket.IO's.
 pub fn is_path(gateway: &Gateway, path: &str) -> bool {
     let ours = &gateway.settings.socketio.path;
-    !ours.is_empty() && (path == ours || ours.strip_suffix('/') == Some(path))
+    !ours.is_empty() && (path == ours || ours.strip_suffix('/') == Some(path) || gateway.socketio.dialects.has_path(path))
 }
 
 /// A request that is refused.
@@ -267,7 +270,9 @@ fn open<B>(gateway: &Arc<Gateway>, request: Request<B>, transport: Transport, to
     if transport == Transport::WebSocket && !websocket::is_handshake(request.headers()) {
         return Err(BAD_REQUEST);
     }
-    let session = gateway.socketio.open(gateway, token).ok_or(FULL)?;
+    let has_dialects = !gateway.socketio.dialects.is_empty();
+    let opened = has_dialects.then(|| Box::new(Opened::of(&request, &gateway.settings.socketio.query_token)));
+    let session = gateway.socketio.open(gateway, token, opened).ok_or(FULL)?;
     match transport {
         Transport::Polling => {
             let body = format!("0{}", session.open_json("\"websocket\""));

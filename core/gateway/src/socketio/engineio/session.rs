@@ -23,6 +23,7 @@ use crate::{
     socketio::{
         client::{self, Input, Spaces},
         metrics::{self, Reason},
+        opened::Opened,
     },
     ws::{frame, outbox::Batch},
 };
@@ -65,6 +66,8 @@ pub(crate) struct Session {
     pub gateway: Arc<Gateway>,
     /// Of the handshake's header or query.
     pub token: Option<Box<str>>,
+    /// What the request said, where a dialect may want to know.
+    pub opened: Option<Box<Opened>>,
     /// The namespaces that were joined.
     pub spaces: Mutex<Spaces>,
     /// What reading needs; held while packets are handled, so that they keep their order.
@@ -122,7 +125,7 @@ pub(crate) enum NoPost {
 }
 
 impl Session {
-    pub(super) fn new(gateway: Arc<Gateway>, sid: Box<str>, key: u64, token: Option<Box<str>>) -> Arc<Session> {
+    pub(super) fn new(gateway: Arc<Gateway>, sid: Box<str>, key: u64, token: Option<Box<str>>, opened: Option<Box<Opened>>) -> Arc<Session> {
         let now = Instant::now();
         let settings = &gateway.settings.socketio;
         let state = State {
@@ -146,6 +149,7 @@ impl Session {
             key,
             gateway,
             token,
+            opened,
             spaces: Mutex::default(),
             input: tokio::sync::Mutex::new(input),
             state: Mutex::new(state),

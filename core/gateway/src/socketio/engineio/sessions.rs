@@ -10,14 +10,18 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use haggle_engine::Hub;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use super::session::{By, Session};
 use crate::{
     Gateway,
+    settings::SocketIoSettings,
     socketio::{
+        dialects::Dialects,
         metrics::{Handles, Reason},
+        opened::Opened,
         recovery::Recovery,
     },
 };
@@ -30,6 +34,7 @@ pub struct Sessions {
     open: Mutex<HashMap<Box<str>, Arc<Session>>>,
     /// When whom to call; by key, since two deadlines may be the same.
     calls: Mutex<BTreeSet<(Instant, u64, Box<str>)>>,
+    pub(crate) dialects: Arc<Dialects>,
     sooner: Notify,
     empty: Notify,
     next_key: AtomicU64,
@@ -41,16 +46,11 @@ pub struct Sessions {
     pub(in crate::socketio) recovery: Recovery,
 }
 
-impl Default for Sessions {
-    fn default() -> Sessions {
-        Sessions::new()
-    }
-}
-
 impl Sessions {
     /// None yet.
-    pub fn new() -> Sessions {
+    pub fn new(settings: &SocketIoSettings) -> Sessions {
         Sessions {
+            dialects: Arc::new(Dialects::new(&settings.dialects)),
             open: Mutex::default(),
             calls: Mutex::default(),
             sooner: Notify::new(),
@@ -61,6 +61,13 @@ impl Sessions {
             runtime: OnceLock::new(),
             handles: OnceLock::new(),
             recovery: Recovery::default(),
+        }
+    }
+
+    /// Namespaces of plugins hear of what is published, where there are any.
+    pub(crate) fn listen_to(&self, hub: &Hub) {
+        if !self.dialects.is_empty() {
+            hub.set_sockets(self.dialects.clone());
         }
     }
 
@@ -110,7 +117,7 @@ impl Sessions {
     }
 
     /// A new session, unless there are too many. Call inside a runtime.
-    pub(crate) fn open(&self, gateway: &Arc<Gateway>, token: Option<Box<str>>) -> Option<Arc<Session>> {
+    pub(crate) fn open(&self, gateway: &Arc<Gateway>, token: Option<Box<str>>, opened: Option<Box<Opened>>) -> Option<Arc<Session>> {
         self.start(gateway);
         let settings = &gateway.settings.socketio;
         if self.is_draining() || self.len() >= settings.sessions_max {
@@ -118,7 +125,7 @@ impl Sessions {
         }
         let sid = new_id(&settings.node).into_boxed_str();
         let key = self.next_key.fetch_add(1, Ordering::Relaxed);
-        let session = Session::new(gateway.clone(), sid.clone(), key, token);
+        let session = Session::new(gateway.clone(), sid.clone(), key, token, opened);
         self.open.lock().insert(sid, session.clone());
         self.metrics().open.increment(1.0);
         self.metrics().opened.increment(1);
@@ -162,6 +169,7 @@ impl Sessions {
 
     fn start(&self, gateway: &Arc<Gateway>) {
         let _ = self.runtime();
+        self.dialects.start(gateway);
         if !self.ticking.swap(true, Ordering::Relaxed) {
             tokio::spawn(keep_time(Arc::downgrade(gateway)));
         }

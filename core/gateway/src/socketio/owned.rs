@@ -1,0 +1,442 @@
+//! A connection in a namespace that a plugin owns: its events wait in a queue of its own and are answered one after the other,
+//! so a plugin that is slow with one connection is slow with no other.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use haggle_engine::{
+    Actor, Push, Refusal, Subscriber,
+    sockets::{Args, Handshake, NamespaceAnswer, NamespaceCall, Socket, SocketEvent},
+};
+use haggle_model::{ConversationId, ErrorCode, Millis, UserId};
+use parking_lot::Mutex;
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    dialects::Dialect,
+    encode,
+    engineio::session::{By, Session},
+    metrics::{self, Reason},
+};
+use crate::Identity;
+
+/// Questions to one connection that wait for its ack; older ones are forgotten.
+const QUESTIONS_MAX: usize = 64;
+/// How long a question waits.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Events for a connection whose connect is not answered yet.
+const HELD_MAX: usize = 64;
+/// The name of a room, in bytes.
+const ROOM_BYTES_MAX: usize = 128;
+
+/// See the module.
+pub(crate) struct Owned {
+    id: Arc<str>,
+    session: Arc<Session>,
+    dialect: Arc<Dialect>,
+    /// Empty where there is none.
+    user: UserId,
+    state: Mutex<State>,
+    queue: Mutex<Queue>,
+    /// A place in the queue is free.
+    room: Notify,
+}
+
+struct State {
+    roles: Arc<[String]>,
+    expires_at: Option<i64>,
+    joined: BTreeSet<ConversationId>,
+    rooms: BTreeSet<Box<str>>,
+    /// What came before the answer to the connect, which must be the first.
+    held: Option<Vec<Bytes>>,
+    next_question: u64,
+    questions: VecDeque<Question>,
+}
+
+struct Question {
+    id: u64,
+    name: String,
+    token: String,
+    until: Instant,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    bytes: usize,
+    /// A task takes from it.
+    running: bool,
+}
+
+enum Job {
+    Event { event: SocketEvent, ack: Option<u64> },
+    Disconnect(Reason),
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Job::Event { event, .. } => event.name.len() + event.args.bytes(),
+            Job::Disconnect(_) => 0,
+        }
+    }
+}
+
+impl Owned {
+    /// Nobody knows it yet.
+    pub fn new(session: Arc<Session>, id: Arc<str>, dialect: Arc<Dialect>, identity: Option<Identity>) -> Arc<Owned> {
+        let (user, roles, expires_at) = match identity {
+            Some(identity) => (identity.user, identity.roles, Some(identity.expires_at)),
+            None => (UserId::from(""), Arc::from([]), None),
+        };
+        Arc::new(Owned {
+            id,
+            session,
+            dialect,
+            user,
+            state: Mutex::new(State {
+                roles,
+                expires_at,
+                joined: BTreeSet::new(),
+                rooms: BTreeSet::new(),
+                held: Some(Vec::new()),
+                next_question: 0,
+                questions: VecDeque::new(),
+            }),
+            queue: Mutex::default(),
+            room: Notify::new(),
+        })
+    }
+
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    pub fn namespace(&self) -> &str {
+        &self.dialect.settings.namespace
+    }
+
+    /// The user, where there is one.
+    pub fn named_user(&self) -> Option<&UserId> {
+        (!self.user.as_str().is_empty()).then_some(&self.user)
+    }
+
+    /// When the token ends, if there is one.
+    pub fn expires_at_ms(&self) -> Option<Millis> {
+        self.state.lock().expires_at.map(|at| at.saturating_mul(1000))
+    }
+
+    pub fn has_joined(&self, conversations: &[ConversationId]) -> bool {
+        let state = self.state.lock();
+        conversations.iter().any(|conversation| state.joined.contains(conversation))
+    }
+
+    pub fn close_session(&self, reason: Reason, by: By) {
+        self.session.close(reason, by);
+    }
+
+    fn actor(&self) -> Actor {
+        Actor {
+            user: self.user.clone(),
+            roles: self.state.lock().roles.clone(),
+            session: self.id.clone(),
+            transport: "socketio",
+            dialect: Arc::from(self.dialect.plugin.as_str()),
+        }
+    }
+
+    async fn ask_plugin(self: &Arc<Self>, call: NamespaceCall) -> Result<NamespaceAnswer, Refusal> {
+        let engine = &self.session.gateway.engine;
+        engine.namespace(self.actor(), &self.dialect.plugin, Some(self.clone()), call).await
+    }
+
+    // In and out of the namespace.
+
+    /// Asks the plugin whether this connection may be; from here on it can be found.
+    pub async fn connect(self: &Arc<Self>, handshake: Handshake) -> Result<NamespaceAnswer, Refusal> {
+        self.dialect.enter(self);
+        let answer = self.ask_plugin(NamespaceCall::Connect(handshake)).await;
+        if !matches!(answer, Ok(NamespaceAnswer::Done)) {
+            self.dialect.leave(self);
+        }
+        answer
+    }
+
+    /// The connect is answered: what was held follows.
+    pub fn connected(&self) {
+        let mut state = self.state.lock();
+        let held = state.held.take().unwrap_or_default();
+        // Under the lock, so that nothing overtakes it.
+        held.into_iter().for_each(|frames| self.session.push(frames));
+    }
+
+    /// It is gone; the plugin hears of it after the events that wait.
+    pub fn left(self: &Arc<Self>, reason: Reason) {
+        self.dialect.leave(self);
+        self.put(Job::Disconnect(reason));
+    }
+
+    /// A new token of the same user.
+    pub fn renew(&self, identity: Identity) -> Result<(), Refusal> {
+        if identity.user != self.user {
+            return Err(Refusal::forbidden("this connection is another user's"));
+        }
+        let mut state = self.state.lock();
+        (state.roles, state.expires_at) = (identity.roles, Some(identity.expires_at));
+        Ok(())
+    }
+
+    // In.
+
+    /// An event of the client: waits until there is a place for it.
+    pub async fn event(self: &Arc<Self>, name: &str, args: Args, ack: Option<u64>) {
+        let event = SocketEvent {
+            namespace: self.namespace().to_owned(),
+            name: name.to_owned(),
+            args,
+            wants_ack: ack.is_some(),
+            answer_to: None,
+        };
+        self.wait_and_put(Job::Event { event, ack }).await;
+    }
+
+    /// The client's ack to a question; of anything else nothing is known.
+    pub async fn answered(self: &Arc<Self>, id: u64, args: Args) {
+        let question = {
+            let mut state = self.state.lock();
+            let at = state.questions.iter().position(|question| question.id == id);
+            at.and_then(|at| state.questions.remove(at))
+                .filter(|question| Instant::now() < question.until)
+        };
+        let Some(question) = question else { return };
+        let event = SocketEvent {
+            namespace: self.namespace().to_owned(),
+            name: question.name,
+            args,
+            wants_ack: false,
+            answer_to: Some(question.token),
+        };
+        self.wait_and_put(Job::Event { event, ack: None }).await;
+    }
+
+    async fn wait_and_put(self: &Arc<Self>, job: Job) {
+        let settings = self.session.settings();
+        loop {
+            let room = self.room.notified();
+            let has_room = {
+                let queue = self.queue.lock();
+                let bytes = queue.bytes + job.bytes();
+                queue.waiting.is_empty() || (queue.waiting.len() < settings.events_waiting_max && bytes <= settings.payload_bytes_max)
+            };
+            if has_room {
+                return self.put(job);
+            }
+            room.await;
+        }
+    }
+
+    fn put(self: &Arc<Self>, job: Job) {
+        let mut queue = self.queue.lock();
+        queue.bytes += job.bytes();
+        queue.waiting.push_back(job);
+        if !std::mem::replace(&mut queue.running, true) {
+            let socket = self.clone();
+            self.session.gateway.socketio.runtime().spawn(async move { socket.run().await });
+        }
+    }
+
+    fn take(&self) -> Option<Job> {
+        let mut queue = self.queue.lock();
+        let job = queue.waiting.pop_front();
+        match &job {
+            Some(job) => queue.bytes -= job.bytes(),
+            None => {
+                queue.running = false;
+                queue.waiting = VecDeque::new();
+            }
+        }
+        job
+    }
+
+    /// One after the other, until none waits.
+    async fn run(self: Arc<Self>) {
+        while let Some(job) = self.take() {
+            self.room.notify_waiters();
+            match job {
+                Job::Event { event, ack } => self.answer(event, ack).await,
+                Job::Disconnect(reason) => self.tell_disconnect(reason).await,
+            }
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, event: SocketEvent, ack: Option<u64>) {
+        let refusal = match self.ask_plugin(NamespaceCall::Event(event)).await {
+            Ok(NamespaceAnswer::Ack(args)) => {
+                if let Some(id) = ack {
+                    self.push(encode::ack(self.namespace(), id, &args.unwrap_or_else(no_args)));
+                }
+                return;
+            }
+            Ok(NamespaceAnswer::Rejected { code, message }) => {
+                Refusal::new(ErrorCode::PluginRejected, message).by_plugin(self.dialect.plugin.as_str(), code)
+            }
+            Ok(_) => Refusal::new(ErrorCode::Internal, "the plugin gave another answer"),
+            Err(refusal) => refusal,
+        };
+        encode::answer(&self.session, self.namespace(), ack, Err::<fn(&mut Vec<u8>), _>(refusal));
+    }
+
+    async fn tell_disconnect(self: &Arc<Self>, reason: Reason) {
+        let call = NamespaceCall::Disconnect {
+            namespace: self.namespace().to_owned(),
+            reason: reason.as_str().to_owned(),
+        };
+        if let Err(refusal) = self.ask_plugin(call).await {
+            tracing::debug!(plugin = %self.dialect.plugin, %refusal, "a plugin did not hear of a disconnect");
+        }
+    }
+
+    // Out.
+
+    pub fn push(&self, frames: Bytes) {
+        if let Some(held) = &mut self.state.lock().held {
+            if held.len() < HELD_MAX {
+                held.push(frames);
+            }
+            return;
+        }
+        self.session.push(frames);
+    }
+
+    /// An event that asks for an ack.
+    pub fn ask(&self, token: &str, name: &str, args: &Args) {
+        let id = {
+            let mut state = self.state.lock();
+            let (id, now) = (state.next_question, Instant::now());
+            state.next_question += 1;
+            let before = state.questions.len();
+            state.questions.retain(|question| now < question.until);
+            if state.questions.len() >= QUESTIONS_MAX {
+                state.questions.pop_front();
+            }
+            metrics::unanswered(before - state.questions.len());
+            state.questions.push_back(Question {
+                id,
+                name: name.to_owned(),
+                token: token.to_owned(),
+                until: now + ANSWER_WITHIN,
+            });
+            id
+        };
+        self.push(encode::named_event(self.namespace(), Some(id), name, args));
+    }
+
+    pub fn take_rooms(&self) -> BTreeSet<Box<str>> {
+        std::mem::take(&mut self.state.lock().rooms)
+    }
+}
+
+fn no_args() -> Args {
+    Args {
+        json: "[]".to_owned(),
+        binary: Vec::new(),
+    }
+}
+
+fn too_many(key: &str, max: usize) -> Refusal {
+    Refusal::new(ErrorCode::TooLarge, format!("{key} = {max}"))
+}
+
+impl Socket for Owned {
+    fn join(self: Arc<Self>, conversation: ConversationId) -> Result<(), Refusal> {
+        let max = self.session.gateway.settings.ws.subscriptions_max;
+        {
+            let joined = &mut self.state.lock().joined;
+            if joined.len() >= max && !joined.contains(&conversation) {
+                return Err(too_many("ws.subscriptions_max", max));
+            }
+            joined.insert(conversation);
+        }
+        Ok(())
+    }
+
+    fn leave(&self, conversation: ConversationId) {
+        self.state.lock().joined.remove(&conversation);
+    }
+
+    fn enter_room(self: Arc<Self>, room: &str) -> Result<(), Refusal> {
+        let max = self.session.settings().rooms_max;
+        if !(1..=ROOM_BYTES_MAX).contains(&room.len()) {
+            return Err(Refusal::new(
+                ErrorCode::BadRequest,
+                format!("a room is named by 1 to {ROOM_BYTES_MAX} bytes"),
+            ));
+        }
+        {
+            let rooms = &mut self.state.lock().rooms;
+            if rooms.contains(room) {
+                return Ok(());
+            }
+            if rooms.len() >= max {
+                return Err(too_many("socketio.rooms_max", max));
+            }
+            rooms.insert(room.into());
+        }
+        self.dialect.enter_room(room, &self);
+        Ok(())
+    }
+
+    fn leave_room(&self, room: &str) {
+        let was_in = self.state.lock().rooms.remove(room);
+        if was_in {
+            self.dialect.leave_room(room, self);
+        }
+    }
+}
+
+impl Subscriber for Owned {
+    fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    fn has_role(&self, role: &str) -> bool {
+        self.state.lock().roles.iter().any(|r| r == role)
+    }
+
+    fn transport(&self) -> &'static str {
+        "socketio"
+    }
+
+    fn subscribed(&self, conversation: ConversationId) -> bool {
+        self.state.lock().joined.contains(&conversation)
+    }
+
+    /// Nothing: what happens is mapped once for the whole namespace.
+    fn offer(&self, _: &Arc<Push>) {}
+
+    fn ended(&self, conversation: ConversationId) {
+        self.state.lock().joined.remove(&conversation);
+    }
+
+    fn close(&self, reason: &'static str) {
+        self.session.close(Reason::of_close(reason), By::Server);
+    }
+}
+
+/// Arguments of a packet of the client.
+pub(crate) fn args_of(args: &[&serde_json::value::RawValue], parts: &VecDeque<Bytes>) -> Args {
+    let mut json = Vec::new();
+    encode::array(&mut json, None, args);
+    Args {
+        json: String::from_utf8(json).expect("raw JSON is UTF-8"),
+        binary: parts.iter().cloned().collect(),
+    }
+}

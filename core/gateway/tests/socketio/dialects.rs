@@ -1,0 +1,334 @@
+//! Namespaces that a plugin owns.
+
+use std::time::{Duration, Instant};
+
+use haggle_gateway::DialectSettings;
+use serde_json::{Value, json};
+
+use crate::client::{Got, Server, Socket, of_plugin, token, token_for};
+
+/// A server on which the plugin owns `/shop`.
+async fn shop() -> Server {
+    Server::with(|settings| settings.dialects = vec![of_plugin("/shop")]).await
+}
+
+async fn open(server: &Server) -> Socket {
+    let mut socket = server.upgrade("EIO=4&transport=websocket").await.expect("upgraded");
+    assert!(socket.text().await.starts_with('0'));
+    socket
+}
+
+async fn connect(server: &Server, data: Value) -> (Socket, String) {
+    let mut socket = open(server).await;
+    socket.send(&format!("40/shop,{data}")).await;
+    let answer = socket.text().await;
+    (socket, answer)
+}
+
+async fn join(server: &Server, user: &str) -> Socket {
+    let (socket, answer) = connect(server, json!({"token": token(user)})).await;
+    assert!(answer.starts_with("40/shop,{\"sid\""), "{answer}");
+    socket
+}
+
+/// Sends an event and waits for its ack; what comes before it is dropped.
+async fn ask(socket: &mut Socket, id: u32, event: Value) -> Value {
+    socket.send(&format!("42/shop,{id}{event}")).await;
+    let head = format!("43/shop,{id}");
+    loop {
+        let text = socket.text().await;
+        if let Some(json) = text.strip_prefix(&head) {
+            return serde_json::from_str(json).expect("JSON");
+        }
+    }
+}
+
+/// The next event, whatever it is.
+async fn next(socket: &mut Socket) -> Value {
+    loop {
+        let text = socket.text().await;
+        if let Some(json) = text.strip_prefix("42/shop,") {
+            return serde_json::from_str(json).expect("JSON");
+        }
+    }
+}
+
+/// The next event but for signs of life.
+async fn next_kept(socket: &mut Socket) -> Value {
+    loop {
+        let event = next(socket).await;
+        if event[0] != "status" {
+            return event;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_lets_in_refuses_or_fails() {
+    let server = shop().await;
+    for (data, expect) in [
+        (json!({}), r#"44/shop,{"message":"No token provided","data":{"code":"unauthenticated"}}"#),
+        (
+            json!({"token": "a.b.c"}),
+            r#"44/shop,{"message":"Invalid token","data":{"code":"unauthenticated"}}"#,
+        ),
+        (
+            json!({"token": token("ann"), "as": "unwelcome"}),
+            r#"44/shop,{"message":"not you","data":{"code":"unwelcome"}}"#,
+        ),
+        (
+            json!({"token": token("ann"), "as": "broken"}),
+            r#"44/shop,{"message":"the plugin failed: trap","data":{"code":"plugin_error"}}"#,
+        ),
+    ] {
+        let (_, answer) = connect(&server, data).await;
+        assert_eq!(answer, expect);
+    }
+    let (mut socket, _) = connect(&server, json!({"token": token("ann"), "as": "greet"})).await;
+    assert_eq!(
+        next(&mut socket).await,
+        json!(["connected", "ann"]),
+        "what a connect emits comes after its answer"
+    );
+    let heard = server.heard.lock().unwrap().clone();
+    assert_eq!(
+        heard.last().unwrap(),
+        "connect /shop as `ann` with {\"as\":\"greet\"}",
+        "the token stays here"
+    );
+    let (_, other) = {
+        let mut socket = open(&server).await;
+        socket.send("40/elsewhere,").await;
+        let answer = socket.text().await;
+        (socket, answer)
+    };
+    assert_eq!(other, r#"44/elsewhere,{"message":"Invalid namespace"}"#);
+    socket.send("41/shop,").await;
+    let told = async {
+        while !server
+            .heard
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|text| text == "disconnect: client namespace disconnect")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(5), told)
+        .await
+        .expect("the plugin hears of the disconnect");
+}
+
+#[tokio::test]
+async fn only_configured_namespaces_are_open_to_everybody() {
+    let server = Server::with(|settings| {
+        let mut open = of_plugin("/open");
+        open.anonymous = true;
+        settings.dialects = vec![of_plugin("/shop"), open];
+    })
+    .await;
+    let mut socket = open(&server).await;
+    socket.send("40/open,").await;
+    assert!(socket.text().await.starts_with("40/open,{\"sid\""));
+    socket.send("42/open,1[\"send\",\"bob\"]").await;
+    let answer = socket.text().await;
+    assert_eq!(
+        answer, "43/open,1[{\"code\":\"unauthenticated\"}]",
+        "nobody acts as a user without being one"
+    );
+    socket.send(r#"40/shop,"#).await;
+    assert!(socket.text().await.starts_with("44/shop,{\"message\":\"No token provided\""));
+}
+
+#[tokio::test]
+async fn a_plugin_that_is_not_active_is_named() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![DialectSettings {
+            plugin: "other".into(),
+            ..of_plugin("/shop")
+        }];
+    })
+    .await;
+    let (_, answer) = connect(&server, json!({"token": token("ann")})).await;
+    assert_eq!(
+        answer,
+        r#"44/shop,{"message":"the plugin of this namespace is not active","data":{"code":"unavailable"}}"#
+    );
+}
+
+#[tokio::test]
+async fn events_are_answered_in_order_and_slow_only_their_own_connection() {
+    let server = shop().await;
+    let (mut slow, mut quick) = (join(&server, "ann").await, join(&server, "bob").await);
+    slow.send("42/shop,0[\"slow\",0]").await;
+    for id in 1..20 {
+        slow.send(&format!("42/shop,{id}[\"e\",{id}]")).await;
+    }
+    let since = Instant::now();
+    assert_eq!(ask(&mut quick, 0, json!(["e", 1])).await, json!([1]));
+    assert!(since.elapsed() < Duration::from_millis(250), "{:?}", since.elapsed());
+    let mut acks = Vec::new();
+    while acks.len() < 20 {
+        let text = slow.text().await;
+        if let Some(ack) = text.strip_prefix("43/shop,") {
+            acks.push(ack.split('[').next().unwrap().parse::<u32>().expect("a number"));
+        }
+    }
+    assert_eq!(acks, (0..20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_failure_answers_the_ack_and_closes_nothing() {
+    let server = shop().await;
+    let mut socket = join(&server, "ann").await;
+    let failed = ask(&mut socket, 0, json!(["fail"])).await;
+    assert_eq!((&failed[0]["success"], &failed[0]["code"]), (&json!(false), &json!("plugin_error")));
+    let rejected = ask(&mut socket, 1, json!(["reject"])).await;
+    assert_eq!(
+        (&rejected[0]["code"], &rejected[0]["detail"], &rejected[0]["error"]),
+        (&json!("plugin_rejected"), &json!("not_today"), &json!("try tomorrow"))
+    );
+    socket.send("42/shop,[\"fail\"]").await;
+    assert_eq!(next_kept(&mut socket).await[0], "error", "without an ack there is an event");
+    assert_eq!(ask(&mut socket, 2, json!(["e", "still here"])).await, json!(["still here"]));
+}
+
+#[tokio::test]
+async fn core_events_are_mapped_once_and_told_to_whom_the_plugin_says() {
+    let server = shop().await;
+    let conversation = server.direct("ann", "bob").await;
+    let (mut ann, mut bob, mut bobs_other) = (join(&server, "ann").await, join(&server, "bob").await, join(&server, "bob").await);
+    assert_eq!(ask(&mut bob, 0, json!(["join", conversation.to_string()])).await, json!([{"ok": true}]));
+    assert_eq!(ask(&mut ann, 0, json!(["send", "bob"])).await, json!([{"ok": conversation.to_string()}]));
+    assert_eq!(next_kept(&mut ann).await, json!(["message_sent", "hello"]));
+    assert_eq!(next_kept(&mut bob).await, json!(["message_notification", "hello"]));
+    assert_eq!(next_kept(&mut bob).await, json!(["new_message", "hello"]), "bob has joined with this one");
+    assert_eq!(next_kept(&mut bobs_other).await, json!(["message_notification", "hello"]));
+    assert_eq!(ask(&mut bob, 1, json!(["unread"])).await, json!([{"ok": 1}]));
+    server.say("bob", conversation, "from elsewhere").await;
+    assert_eq!(
+        next_kept(&mut ann).await,
+        json!(["message_notification", "from elsewhere"]),
+        "whatever transport"
+    );
+    assert_eq!(
+        next_kept(&mut bobs_other).await,
+        json!(["message_sent", "from elsewhere"]),
+        "ann's own was no event of this one"
+    );
+    let mapped = server.heard.lock().unwrap().iter().filter(|text| text.starts_with("map ")).count();
+    assert_eq!(mapped, 2, "once per event, however many hear of it");
+    let stranger = server.direct("carl", "dora").await;
+    server.say("carl", stranger, "not here").await;
+    server.say("ann", conversation, "last").await;
+    assert_eq!(next_kept(&mut ann).await, json!(["message_sent", "last"]));
+    let mapped = server.heard.lock().unwrap().iter().filter(|text| text.contains("not here")).count();
+    assert_eq!(mapped, 0, "nobody of theirs is in the namespace");
+}
+
+#[tokio::test]
+async fn rooms_hold_who_has_entered_them() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.rooms_max = 2;
+    })
+    .await;
+    let (mut ann, mut bob, mut eve) = (join(&server, "ann").await, join(&server, "bob").await, join(&server, "eve").await);
+    for socket in [&mut ann, &mut bob] {
+        assert_eq!(ask(socket, 0, json!(["room", "staff"])).await, json!([{"ok": true}]));
+    }
+    assert_eq!(ask(&mut eve, 0, json!(["emit", "staff"])).await, json!([{"ok": true}]));
+    assert_eq!(next_kept(&mut ann).await, json!(["said", "in the room"]));
+    assert_eq!(next_kept(&mut bob).await, json!(["said", "in the room"]));
+    assert_eq!(ask(&mut ann, 1, json!(["room", "b"])).await, json!([{"ok": true}]));
+    assert_eq!(ask(&mut ann, 2, json!(["room", "c"])).await, json!([{"code": "too_large"}]));
+    bob.send("41/shop,").await;
+    bob.send(&format!("40/shop,{}", json!({"token": token("bob")}))).await;
+    assert_eq!(ask(&mut ann, 3, json!(["emit", "staff"])).await, json!([{"ok": true}]));
+    assert_eq!(
+        ask(&mut bob, 3, json!(["e", "x"])).await,
+        json!(["x"]),
+        "and no word of the room it has left"
+    );
+}
+
+#[tokio::test]
+async fn a_token_may_come_late_and_ends_in_time() {
+    let server = Server::with(|settings| {
+        let mut late = of_plugin("/shop");
+        late.auth_grace = Duration::from_secs(30);
+        settings.dialects = vec![late];
+    })
+    .await;
+    let (mut socket, answer) = connect(&server, json!({"from": "afar"})).await;
+    assert!(answer.starts_with("40/shop,{\"sid\""), "{answer}");
+    assert_eq!(ask(&mut socket, 0, json!(["e", 1])).await[0]["code"], "unauthenticated");
+    let answer = ask(
+        &mut socket,
+        1,
+        json!(["authenticate", {"token": token_for("ann", Duration::from_secs(2))}]),
+    )
+    .await;
+    assert_eq!((&answer[0]["success"], &answer[0]["data"]["userId"]), (&json!(true), &json!("ann")));
+    assert_eq!(
+        server.heard.lock().unwrap().last().unwrap(),
+        "connect /shop as `ann` with {\"from\":\"afar\"}"
+    );
+    assert_eq!(ask(&mut socket, 2, json!(["e", 1])).await, json!([1]));
+    assert_eq!(next_kept(&mut socket).await[0], "error", "the token's time is over");
+    socket.is_closed().await;
+}
+
+#[tokio::test]
+async fn one_namespace_is_several_plugins_by_what_the_connection_says() {
+    let server = Server::with(|settings| {
+        let elsewhere = |change: fn(&mut DialectSettings)| {
+            let mut dialect = of_plugin("/");
+            dialect.plugin = "other".into();
+            change(&mut dialect);
+            dialect
+        };
+        settings.dialects = vec![
+            elsewhere(|dialect| dialect.host = Some("shop.example".into())),
+            elsewhere(|dialect| dialect.path = Some("/shop/socket.io/".into())),
+            elsewhere(|dialect| dialect.claim = Some(("aud".into(), "shop".into()))),
+            elsewhere(|dialect| dialect.port = Some(1)),
+            of_plugin("/"),
+        ];
+    })
+    .await;
+    let mut socket = open(&server).await;
+    socket.send(&format!("40{}", json!({"token": token("ann")}))).await;
+    let answer = socket.text().await;
+    assert!(answer.starts_with("40{\"sid\""), "the one without conditions: {answer}");
+    let other = crate::client::request(server.address, "GET", "/shop/socket.io/?EIO=4&transport=polling", "", b"").await;
+    assert_eq!(other.status, 200, "the path of a dialect is served");
+    let sid = crate::client::sid_of(&other.body);
+    let connect = format!("40{}", json!({"token": token("ann")}));
+    let path = format!("/shop/socket.io/?EIO=4&transport=polling&sid={sid}");
+    let headers = "content-type: text/plain;charset=UTF-8\r\n";
+    let posted = crate::client::request(server.address, "POST", &path, headers, connect.as_bytes()).await;
+    assert_eq!(posted.body, "ok");
+    let answer = crate::client::request(server.address, "GET", &path, "", b"").await;
+    assert!(answer.body.contains("not active"), "the other plugin's: {}", answer.body);
+}
+
+#[tokio::test]
+async fn who_reads_too_slowly_is_alone_with_it() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.outbox_bytes_max = 64 * 1024;
+    })
+    .await;
+    let conversation = server.direct("ann", "bob").await;
+    let (mut ann, mut bob) = (join(&server, "ann").await, join(&server, "bob").await);
+    for number in 0..400 {
+        // Bob does not read; his system's buffers and his outbox fill.
+        server.say("ann", conversation, &format!("{number}{}", "x".repeat(9_000))).await;
+        let sent = next_kept(&mut ann).await;
+        assert!(sent[1].as_str().unwrap().starts_with(&number.to_string()));
+    }
+    let end = async { while bob.next().await != Got::Closed {} };
+    tokio::time::timeout(Duration::from_secs(10), end).await.expect("bob is disconnected");
+}
