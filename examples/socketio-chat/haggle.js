@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -10,6 +10,7 @@ import { io } from "socket.io-client";
 
 export const PATIENCE = 20_000;
 const bin = process.env.HAGGLE_BIN ?? "haggle";
+const plugins = process.env.HAGGLE_PLUGINS ?? path.resolve("../../target/example-plugins");
 
 export const TRANSPORTS = [
   ["polling, then upgrade", ["polling", "websocket"]],
@@ -51,11 +52,11 @@ const freePort = () =>
     });
   });
 
-// A running server; `settings` are environment variables.
+// A running server; `settings` are environment variables, `config` is the text of its configuration file.
 export class Haggle {
   sockets = [];
 
-  static async start(settings = {}) {
+  static async start(settings = {}, config = "") {
     const haggle = new Haggle();
     haggle.dir = mkdtempSync(path.join(tmpdir(), "haggle-socketio-"));
     haggle.env = {
@@ -67,7 +68,9 @@ export class Haggle {
     };
     const [port, admin] = [await freePort(), await freePort()];
     haggle.url = `http://127.0.0.1:${port}`;
-    const args = ["serve", "--data", haggle.dir, "--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${admin}`];
+    const file = path.join(haggle.dir, "haggle.toml");
+    writeFileSync(file, config);
+    const args = ["serve", "--config", file, "--plugins", plugins, "--data", haggle.dir, "--listen", `127.0.0.1:${port}`, "--admin", `127.0.0.1:${admin}`];
     haggle.process = spawn(bin, args, { env: haggle.env, stdio: ["ignore", "ignore", "inherit"] });
     haggle.gone = new Promise((resolve) => haggle.process.once("exit", resolve));
     try {
@@ -194,9 +197,9 @@ export async function step(name, work) {
 }
 
 // Plays a story against a server, and ends the process with how it went.
-export async function play(settings, story) {
+export async function play(settings, story, config) {
   let failed = false;
-  const haggle = await Haggle.start(settings);
+  const haggle = await Haggle.start(settings, config);
   try {
     await story(haggle);
   } catch (error) {

@@ -287,7 +287,13 @@ async function staysOverSomePings(haggle) {
   }
 }
 
-const settings = { HAGGLE__SOCKETIO__ECHO_NAMESPACES: "/echo", HAGGLE__SOCKETIO__PING_INTERVAL_MS: "1000" };
+const settings = { HAGGLE__SOCKETIO__PING_INTERVAL_MS: "1000" };
+// The plugin of examples/socketio-echo.
+const config = `[[socketio.dialects]]
+namespace = "/echo"
+plugin = "socketio-echo"
+anonymous = true
+`;
 
 await play(settings, async (haggle) => {
   const [ann, bob] = [haggle.user("ann"), haggle.user("bob")];
@@ -302,4 +308,4 @@ await play(settings, async (haggle) => {
   await step("namespaces of one connection, one of them invalid", () => namespacesOfOneConnection(haggle, ann));
   await step("no token, a wrong token, a wrong namespace", () => wrongTokens(haggle));
   await step("clients stay over some pings", () => staysOverSomePings(haggle));
-});
+}, config);

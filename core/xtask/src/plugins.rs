@@ -26,7 +26,12 @@ struct Source {
 
 /// Builds the first-party ones and returns the folder that holds them.
 pub fn build() -> Result<PathBuf> {
-    build_into(&sources()?, target_dir().join("plugins"))
+    build_into(&sources("plugins")?, target_dir().join("plugins"))
+}
+
+/// Builds the plugins among the examples, which play with nobody else's.
+pub fn build_examples() -> Result<PathBuf> {
+    build_into(&sources("examples")?, target_dir().join("example-plugins"))
 }
 
 /// Builds plugins that live elsewhere in the repository (the load generator's hook) into `target/bench-plugins`, apart from those
@@ -51,11 +56,11 @@ fn build_into(sources: &[Source], plugins: PathBuf) -> Result<PathBuf> {
     Ok(plugins)
 }
 
-fn sources() -> Result<Vec<Source>> {
-    let mut dirs: Vec<PathBuf> = fs::read_dir(root().join("plugins"))?
+fn sources(folder: &str) -> Result<Vec<Source>> {
+    let mut dirs: Vec<PathBuf> = fs::read_dir(root().join(folder))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<_, _>>()?;
-    dirs.retain(|dir| dir.join("Cargo.toml").is_file());
+    dirs.retain(|dir| dir.join("plugin.toml").is_file());
     dirs.sort();
     dirs.into_iter().map(|dir| source(&dir)).collect()
 }

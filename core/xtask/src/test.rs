@@ -17,12 +17,13 @@ use crate::{
 pub fn run_all(args: &[String]) -> Result<()> {
     anyhow::ensure!(args.len() <= 1, "one filter at most: cargo xtask test [FILTER]");
     let plugins = plugins::build()?;
+    let of_examples = plugins::build_examples()?;
     // Built first, so that the time of building and the time of running are told apart; benches are for `cargo bench`.
     step("building server and tests", || {
         run(cargo().args(["build", "--workspace", "--locked", "--lib", "--bins", "--tests", "--examples"]))
     })?;
     if args.is_empty() {
-        examples(&plugins)?;
+        examples(&plugins, &of_examples)?;
     }
     step("running the tests", || {
         let mut tests = cargo();
@@ -36,7 +37,7 @@ fn with_plugins<'a>(command: &'a mut Command, plugins: &Path) -> &'a mut Command
 }
 
 /// Each example is a program that plays its story against the real binary and fails when a step does.
-fn examples(plugins: &Path) -> Result<()> {
+fn examples(plugins: &Path, of_examples: &Path) -> Result<()> {
     let mut dirs = fs::read_dir(root().join("examples"))?
         .map(|entry| entry.map(|entry| entry.path()))
         .collect::<Result<Vec<_>, _>>()?;
@@ -55,7 +56,7 @@ fn examples(plugins: &Path) -> Result<()> {
             run(with_plugins(Command::new(program).current_dir(root()), plugins))
         })?;
     }
-    node_examples(&node)
+    node_examples(&node, of_examples)
 }
 
 fn name_of(dir: &Path) -> String {
@@ -70,7 +71,7 @@ fn server() -> PathBuf {
 const NODE_TOOLS: [(&str, &str); 3] = [("node", "nodejs"), ("npm", "npm"), ("chromium", "chromium")];
 
 /// Examples for Node: left out, and said so, where it is not installed and cannot be. A browser is asked for by the example.
-fn node_examples(dirs: &[&PathBuf]) -> Result<()> {
+fn node_examples(dirs: &[&PathBuf], plugins: &Path) -> Result<()> {
     let has = |program: &str| succeeds(Command::new(program).arg("--version"));
     let missing: Vec<_> = NODE_TOOLS
         .iter()
@@ -89,10 +90,9 @@ fn node_examples(dirs: &[&PathBuf]) -> Result<()> {
         }
         step(&format!("example {name}"), || {
             run(Command::new("npm").args(["ci", "--no-audit", "--no-fund"]).current_dir(dir))?;
-            run(Command::new("npm")
-                .args(["start", "--silent"])
-                .current_dir(dir)
-                .env("HAGGLE_BIN", server()))
+            let mut story = Command::new("npm");
+            story.args(["start", "--silent"]).current_dir(dir);
+            run(with_plugins(&mut story, plugins))
         })?;
     }
     Ok(())
