@@ -5,12 +5,12 @@ use std::{
     time::Duration,
 };
 
-use haggle_model::{Address, CommandId, ConversationId, ErrorCode, KeyRing, Limits, Millis, PluginId, Seq, UserId};
+use haggle_model::{Address, CommandId, ConversationId, ConversationKind, ErrorCode, KeyRing, Limits, Millis, PluginId, Seq, UserId};
 use haggle_store::{ConversationRow, FailedDelivery, InboxRow, MemberRow, SharedStore, StoreError};
 use tokio::sync::oneshot;
 
 use crate::{
-    Actor, Command, Outcome, ProfilePatch, Refusal, Reply, Request,
+    Actor, Outcome, Refusal, Reply, Request,
     acting::Acting,
     clock::Clock,
     conversation::{Conversation, unavailable},
@@ -266,10 +266,14 @@ impl Engine {
         Ok((online, if online { None } else { presence::last_seen(&self.inner, user).await }))
     }
 
-    /// The present participant's row and the conversation; `not_found` for everybody else. Admins (token role) may read every
-    /// conversation but personal ones, and everybody a broadcast: for them the member row may be absent.
+    /// The present participant's row and the conversation; `not_found` for everybody else. In a broadcast everybody has a place;
+    /// admins (token role) may read every conversation but personal ones: for them the member row may be absent.
     pub async fn authorize_read(&self, actor: &Actor, conversation: ConversationId) -> Result<(ConversationRow, Option<MemberRow>), Refusal> {
         let row = self.inner.store.conversation(conversation).await?.ok_or_else(Refusal::not_found)?;
+        if row.kind() == ConversationKind::Broadcast {
+            let place = self.inner.store.inbox_row(&actor.user, conversation).await?;
+            return Ok((row, place.map(|place| place.member)));
+        }
         let member = self
             .inner
             .store
@@ -277,9 +281,8 @@ impl Engine {
             .await?
             .filter(|member| member.left_seq.is_none());
         let open = match &row.address {
-            Address::Broadcast(_) => true,
             Address::Personal(user) => *user == actor.user,
-            Address::Plugin(_) | Address::Kv(..) | Address::Existing(_) => false,
+            Address::Plugin(_) | Address::Kv(..) | Address::Existing(_) | Address::Broadcast(_) => false,
             Address::Direct(..) | Address::Group(..) | Address::Context(..) => actor.is_admin(),
         };
         if member.is_some() || open {
@@ -300,6 +303,24 @@ impl Engine {
             head_n: state.head_n,
             unread: state.unread(user),
         })
+    }
+
+    /// The conversation is warm and a broadcast: [`Engine::head`] knows nothing of its readers, [`Engine::head_now`] does.
+    pub fn is_broadcast(&self, conversation: ConversationId) -> bool {
+        let there = self.inner.warm.peek(conversation);
+        there.is_some_and(|there| there.with_state(|state| state.address().map(Address::kind) == Some(ConversationKind::Broadcast)))
+    }
+
+    /// The head for this user as it is stored, for those who have a place there.
+    pub async fn head_now(&self, conversation: ConversationId, user: &UserId) -> Result<Option<Head>, Refusal> {
+        if let Some(head) = self.head(conversation, user) {
+            return Ok(Some(head));
+        }
+        Ok(self.inbox_row(user, conversation).await?.map(|row| Head {
+            head: row.conversation.head,
+            head_n: row.conversation.head_n,
+            unread: row.unread,
+        }))
     }
 
     /// The key of the conversation at the address, probed against collisions.
@@ -334,18 +355,7 @@ impl Engine {
 
     /// The first authenticated request of a user makes an empty profile. Cheap for users seen before by this process.
     pub async fn see_user(&self, user: &UserId) -> Result<(), Refusal> {
-        if self.inner.users_seen.pin().contains(user) {
-            return Ok(());
-        }
-        if self.inner.store.user(user).await?.is_none() {
-            let command = Command::UpdateProfile {
-                user: user.clone(),
-                patch: ProfilePatch::default(),
-            };
-            self.execute(Request::new(Actor::server(), command)).await?;
-        }
-        self.inner.users_seen.pin().insert(user.clone());
-        Ok(())
+        self.inner.see_user(user).await
     }
 
     /// Runs a plugin's route, outside any turn; what it writes commits in the plugin's own conversation. A request with

@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    Actor, Refusal,
+    Actor, Command, ProfilePatch, Refusal, Reply, Request,
     clock::Clock,
     conversation::{Conversation, Phase, Turn, Work, unavailable},
     feeds::Feeds,
@@ -26,6 +26,7 @@ use crate::{
     lanes::Lane,
     marks,
     metrics::Metrics,
+    pipeline,
     ports::Hooks,
     presence::Presence,
     rates::Rates,
@@ -205,6 +206,25 @@ impl Inner {
             return Ok(Some(profile));
         }
         Ok(self.store.user(user).await?.map(|row| row.profile))
+    }
+
+    /// Makes an empty profile of who was never seen. Cheap for users seen before by this process.
+    pub async fn see_user(self: &Arc<Self>, user: &UserId) -> Result<(), Refusal> {
+        if self.users_seen.pin().contains(user) {
+            return Ok(());
+        }
+        if self.store.user(user).await?.is_none() {
+            let command = Command::UpdateProfile {
+                user: user.clone(),
+                patch: ProfilePatch::default(),
+            };
+            let (done, answer) = oneshot::channel();
+            let reply: Reply = Box::new(move |outcome| drop(done.send(outcome)));
+            pipeline::submit(self, Request::new(Actor::server(), command), reply);
+            answer.await.map_err(|_| unavailable())??;
+        }
+        self.users_seen.pin().insert(user.clone());
+        Ok(())
     }
 
     /// Runs a task until the engine closes.

@@ -3,12 +3,13 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream};
-use haggle_model::{ConversationId, Event, Seq, UserId};
+use haggle_model::{Address, ConversationId, ConversationKind, Event, MarkChange, Seq, UserId};
 use parking_lot::Mutex;
 
 use crate::{
     Actor, Inner, Outcome, Refusal, Reply,
     conversation::Conversation,
+    state::mark_moved,
     transaction::{Item, Stamp, Transaction},
 };
 
@@ -87,11 +88,18 @@ async fn stage(engine: &Arc<Inner>, user: UserId, id: ConversationId, wish: Wish
     }
 }
 
-async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish: Wish, reply: Option<Reply>) -> Result<(), (Refusal, Option<Reply>)> {
+/// What is given back when nothing was staged: why, and who waits for the answer.
+type Unstaged = (Refusal, Option<Reply>);
+
+async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish: Wish, reply: Option<Reply>) -> Result<(), Unstaged> {
     let conversation = match engine.warmed_id(id).await {
         Ok(conversation) => conversation,
         Err(refusal) => return Err((refusal, reply)),
     };
+    let kind = conversation.with_state(|state| state.address().map(Address::kind));
+    if kind == Some(ConversationKind::Broadcast) {
+        return stage_reader(engine, user, &conversation, wish, reply).await;
+    }
     let mut reply = reply;
     loop {
         let (member, seen, head, head_n) =
@@ -99,46 +107,126 @@ async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish:
         if !member {
             return Err((Refusal::not_found(), reply));
         }
-        let read = match wish.read.map(|seq| seq.min(head)) {
-            None => None,
-            Some(seq) if seq == head => Some((seq, head_n)),
-            Some(seq) => match number_at(engine, &conversation, seq).await {
-                Ok(n) => Some((seq, n)),
-                Err(refusal) => return Err((refusal, reply)),
-            },
+        let read = match read_number(engine, &conversation, wish.read, (head, head_n)).await {
+            Ok(read) => read,
+            Err(refusal) => return Err((refusal, reply)),
         };
         let Some(mark) = conversation.with_state(|state| state.mark_moved(user, wish.delivered, read)) else {
-            if let Some(reply) = reply {
-                unchanged(engine, &conversation, reply);
-            }
+            unchanged(engine, &conversation, reply);
             return Ok(());
         };
-        let transaction = Transaction::of(Item::new(user, Event::Marked { user: user.clone(), mark }));
-        let stamp = Stamp {
-            command: engine.fresh_command(),
-            digest: 0,
-            remember: false,
-            at: engine.clock.now(),
-        };
-        // The mark was worked out on what was seen: a send in between may have moved it.
-        let shared = Arc::new(Mutex::new(reply));
-        let lent: Option<Reply> = shared.lock().is_some().then(|| {
-            let shared = shared.clone();
-            Box::new(move |answer| {
-                if let Some(reply) = shared.lock().take() {
-                    reply(answer);
-                }
-            }) as Reply
-        });
-        match conversation.stage_if(engine, transaction, stamp, lent, |state| state.last_ticket == seen) {
-            Ok(true) => return Ok(()),
-            Ok(false) => reply = shared.lock().take(),
-            Err((refusal, _)) => return Err((refusal, shared.lock().take())),
+        match offer(engine, &conversation, user, Event::Marked { user: user.clone(), mark }, seen, reply)? {
+            Offered::Staged => return Ok(()),
+            Offered::Stale(back) => reply = back,
         }
     }
 }
 
-fn unchanged(engine: &Inner, conversation: &Arc<Conversation>, reply: Reply) {
+/// In a broadcast nobody is a member: a mark is an entry of the reader's personal conversation.
+async fn stage_reader(engine: &Arc<Inner>, user: &UserId, broadcast: &Arc<Conversation>, wish: Wish, reply: Option<Reply>) -> Result<(), Unstaged> {
+    let id = broadcast.id;
+    let mut reply = reply.map(|reply| -> Reply { Box::new(move |answer| reply(answer.map(|outcome| Outcome { conversation: id, ..outcome }))) });
+    let (own, head) = match reader(engine, user, id).await {
+        Ok(reader) => reader,
+        Err(refusal) => return Err((refusal, reply)),
+    };
+    loop {
+        let (seen, staged) = own.with_state(|state| (state.last_ticket, state.staged_broadcast_mark(id)));
+        let before = match staged {
+            Some(mark) => Ok(mark),
+            None => engine
+                .store
+                .inbox_row(user, id)
+                .await
+                .map(|row| row.map_or_else(Default::default, |row| row.member.mark)),
+        };
+        let before = match before {
+            Ok(mark) => MarkChange { own: 0, ..mark },
+            Err(error) => return Err((error.into(), reply)),
+        };
+        let read = match read_number(engine, broadcast, wish.read, head).await {
+            Ok(read) => read,
+            Err(refusal) => return Err((refusal, reply)),
+        };
+        let Some(mark) = mark_moved(before, &[], wish.delivered.map(|seq| seq.min(head.0)), read) else {
+            unchanged(engine, &own, reply);
+            return Ok(());
+        };
+        match offer(engine, &own, user, Event::BroadcastMarked { conversation: id, mark }, seen, reply)? {
+            Offered::Staged => return Ok(()),
+            Offered::Stale(back) => reply = back,
+        }
+    }
+}
+
+/// The reader's personal conversation, and the broadcast's head. Only what is durable there can be marked here: the two may be
+/// in different shards.
+async fn reader(engine: &Arc<Inner>, user: &UserId, broadcast: ConversationId) -> Result<(Arc<Conversation>, (Seq, u32)), Refusal> {
+    let address = Address::Personal(user.clone());
+    let mut own = engine.warmed(&address).await?;
+    if own.with_state(|state| state.row.is_none()) {
+        // The first thing in a personal conversation is its creation, which a turn decides.
+        engine.see_user(user).await?;
+        own = engine.warmed(&address).await?;
+    }
+    let head = engine.store.head(broadcast).await?.unwrap_or_default();
+    Ok((own, head))
+}
+
+enum Offered {
+    Staged,
+    /// The state is not what the mark was worked out on: a send in between may have moved it.
+    Stale(Option<Reply>),
+}
+
+/// Stages a mark unless something was staged since `seen`.
+fn offer(
+    engine: &Inner,
+    conversation: &Arc<Conversation>,
+    user: &UserId,
+    event: Event,
+    seen: u64,
+    reply: Option<Reply>,
+) -> Result<Offered, Unstaged> {
+    let transaction = Transaction::of(Item::new(user, event));
+    let stamp = Stamp {
+        command: engine.fresh_command(),
+        digest: 0,
+        remember: false,
+        at: engine.clock.now(),
+    };
+    let shared = Arc::new(Mutex::new(reply));
+    let lent: Option<Reply> = shared.lock().is_some().then(|| {
+        let shared = shared.clone();
+        Box::new(move |answer| {
+            if let Some(reply) = shared.lock().take() {
+                reply(answer);
+            }
+        }) as Reply
+    });
+    match conversation.stage_if(engine, transaction, stamp, lent, |state| state.last_ticket == seen) {
+        Ok(true) => Ok(Offered::Staged),
+        Ok(false) => Ok(Offered::Stale(shared.lock().take())),
+        Err((refusal, _)) => Err((refusal, shared.lock().take())),
+    }
+}
+
+/// The seq to read up to, at most the head, and the countable messages up to it.
+async fn read_number(
+    engine: &Inner,
+    conversation: &Conversation,
+    read: Option<Seq>,
+    (head, head_n): (Seq, u32),
+) -> Result<Option<(Seq, u32)>, Refusal> {
+    match read.map(|seq| seq.min(head)) {
+        None => Ok(None),
+        Some(seq) if seq == head => Ok(Some((seq, head_n))),
+        Some(seq) => Ok(Some((seq, number_at(engine, conversation, seq).await?))),
+    }
+}
+
+fn unchanged(engine: &Inner, conversation: &Arc<Conversation>, reply: Option<Reply>) {
+    let Some(reply) = reply else { return };
     let outcome = Outcome {
         conversation: conversation.id,
         seq: 0,

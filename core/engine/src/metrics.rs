@@ -67,7 +67,7 @@ impl Metrics {
             Event::MessageEdited { .. } => &self.edits,
             Event::MessageDeleted { .. } => &self.deletes,
             Event::ConversationCreated(_) => &self.conversations,
-            Event::Marked { .. } => &self.marks,
+            Event::Marked { .. } | Event::BroadcastMarked { .. } => &self.marks,
             _ => &self.others,
         };
         counter.increment(1);

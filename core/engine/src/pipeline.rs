@@ -8,7 +8,7 @@ use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, Event, MessageId,
     Millis, Outgoing, OutgoingItem, PluginId, Role, Seq, UserId,
 };
-use haggle_store::{CommandRow, MessageRow};
+use haggle_store::{BROADCASTS_MAX, CommandRow, ConversationRow, MessageRow};
 
 use crate::{
     Actor, BUILT_IN_KINDS, Command, Inner, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Reply, Request, To,
@@ -726,7 +726,7 @@ fn may_send(state: &State, actor: &Actor, opening: bool) -> Result<(), Refusal> 
     if !speaks {
         // Whoever may read a broadcast knows that it is there.
         return Err(if kind == Some(ConversationKind::Broadcast) {
-            Refusal::forbidden("only admins write here")
+            only_admins_write()
         } else {
             Refusal::not_found()
         });
@@ -735,6 +735,10 @@ fn may_send(state: &State, actor: &Actor, opening: bool) -> Result<(), Refusal> 
         return Err(Refusal::new(ErrorCode::Conflict, "the conversation is closed"));
     }
     Ok(())
+}
+
+fn only_admins_write() -> Refusal {
+    Refusal::forbidden("only admins write here")
 }
 
 /// A plugin speaks in its own contexts without being a participant.
@@ -746,17 +750,15 @@ fn owns(state: &State, actor: &Actor) -> bool {
 async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Refusal> {
     let refused = || Refusal::bad("/forwardedFromId", "there is no such message that you can read");
     let user = &context.actor().user;
-    let member = if message.conversation == context.id() {
+    let readable = if message.conversation == context.id() {
         context.state(|state| state.members.contains_key(user))
     } else {
-        context
-            .engine()
-            .store
-            .member(message.conversation, user)
-            .await?
-            .is_some_and(|row| row.left_seq.is_none())
+        match context.engine().store.conversation(message.conversation).await? {
+            Some(row) => is_in(context, &row).await?,
+            None => false,
+        }
     };
-    if !member {
+    if !readable {
         return Err(refused());
     }
     let row = load_message(context, message).await?.ok_or_else(refused)?;
@@ -782,10 +784,14 @@ async fn load_message(context: &Context<'_>, id: MessageId) -> Result<Option<Mes
     Ok(context.engine().store.message(id).await?)
 }
 
-/// A message of this conversation that is there and not deleted, for a participant.
+/// A message of this conversation that is there and not deleted, for a participant; of a broadcast for who writes there.
 async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Seq>) -> Result<MessageRow, Refusal> {
-    if !context.state(|state| state.members.contains_key(&context.actor().user)) {
-        return Err(Refusal::not_found());
+    let actor = context.actor();
+    match context.kind() {
+        ConversationKind::Broadcast if actor.is_admin() => {}
+        ConversationKind::Broadcast => return Err(only_admins_write()),
+        _ if context.state(|state| state.members.contains_key(&actor.user)) => {}
+        _ => return Err(Refusal::not_found()),
     }
     let row = load_message(context, id).await?.ok_or_else(Refusal::not_found)?;
     let hidden = context.engine().store.is_hidden(&context.actor().user, id).await?;
@@ -838,7 +844,10 @@ async fn edit(context: &Context<'_>, id: MessageId, text: Option<&str>, metadata
 async fn delete(context: &Context<'_>, id: MessageId, if_rev: Option<Seq>) -> Result<Decided, Refusal> {
     let before = present_message(context, id, if_rev).await?;
     let own = before.sender == context.actor().user;
-    let admin = context.state(|state| state.members.get(&context.actor().user).is_some_and(|member| member.role == Role::Admin));
+    let admin = match context.kind() {
+        ConversationKind::Broadcast => context.actor().is_admin(),
+        _ => context.state(|state| state.members.get(&context.actor().user).is_some_and(|member| member.role == Role::Admin)),
+    };
     if !own && !admin {
         return Err(Refusal::forbidden("only its sender or an admin of the conversation deletes a message"));
     }
@@ -1042,6 +1051,12 @@ async fn create(context: &Context<'_>, new: &NewConversation) -> Result<Decided,
     if there {
         return Ok(Decided::UNCHANGED);
     }
+    if matches!(new, NewConversation::Broadcast { .. }) && context.engine().store.broadcasts(BROADCASTS_MAX).await?.len() == BROADCASTS_MAX {
+        return Err(Refusal::new(
+            ErrorCode::TooLarge,
+            format!("there are {BROADCASTS_MAX} broadcasts, and everybody's list holds them all"),
+        ));
+    }
     let (participants, name, avatar, state) = match new {
         NewConversation::Direct { with } => (vec![actor.user.clone(), with.clone()], None, None, None),
         NewConversation::Group { participants, name, avatar } => (once_each(Some(&actor.user), participants), name.clone(), avatar.clone(), None),
@@ -1156,6 +1171,9 @@ async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Res
 
 async fn add(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided, Refusal> {
     may_manage(context)?;
+    if context.kind() == ConversationKind::Broadcast {
+        return Err(Refusal::forbidden("everybody reads a broadcast; it has no participants"));
+    }
     let (joined, count) = context.state(|state| (state.members.contains_key(user), state.members.len()));
     if joined {
         return Ok(Decided::UNCHANGED);
@@ -1302,15 +1320,23 @@ async fn call(context: &Context<'_>, name: &str, payload: &str) -> Result<Decide
 
 // ---- personal -------------------------------------------------------------------------------------------------------
 
+/// The actor is a present participant, or a reader of a broadcast.
+async fn is_in(context: &Context<'_>, row: &ConversationRow) -> Result<bool, Refusal> {
+    if row.kind() == ConversationKind::Broadcast {
+        return Ok(true);
+    }
+    let member = context.engine().store.member(row.id, &context.actor().user).await?;
+    Ok(member.is_some_and(|member| member.left_seq.is_none()))
+}
+
 /// The head of a conversation that the actor is in.
 async fn must_be_in(context: &Context<'_>, conversation: ConversationId) -> Result<Seq, Refusal> {
-    let engine = context.engine();
-    let member = engine.store.member(conversation, &context.actor().user).await?;
-    if member.is_none_or(|member| member.left_seq.is_some()) {
-        return Err(Refusal::not_found());
+    let row = context.engine().store.conversation(conversation).await?.ok_or_else(Refusal::not_found)?;
+    if is_in(context, &row).await? {
+        Ok(row.head)
+    } else {
+        Err(Refusal::not_found())
     }
-    let row = engine.store.conversation(conversation).await?.ok_or_else(Refusal::not_found)?;
-    Ok(row.head)
 }
 
 fn personal(context: &Context<'_>, event: Event) -> Result<Decided, Refusal> {

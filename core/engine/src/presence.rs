@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use haggle_model::{ConversationId, Millis, UserId};
-use haggle_store::InboxQuery;
+use haggle_model::{ConversationId, ConversationKind, Millis, UserId};
+use haggle_store::{ConversationRow, InboxQuery};
 use parking_lot::Mutex;
 
 use crate::{
@@ -60,7 +60,8 @@ pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_
     let mut told: HashSet<String> = HashSet::new();
     let has_sockets = engine.hub.sockets().is_some();
     let (mut contacts, mut shared) = (HashSet::new(), Vec::new());
-    for row in rows.iter().filter(|row| row.conversation.blocked_by.is_empty()) {
+    let shows = |row: &ConversationRow| row.kind() != ConversationKind::Broadcast && row.blocked_by.is_empty();
+    for row in rows.iter().filter(|row| shows(&row.conversation)) {
         let id = row.conversation.id;
         let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else {
             return;

@@ -33,6 +33,18 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
             });
             return to_mark_watchers(hub, &audience, entry.conversation, user, shared_marks_max, &push);
         }
+        Event::BroadcastMarked { conversation, mark } => {
+            if let Some(user) = &entry.actor {
+                let push = Push::new(What::Mark {
+                    conversation: *conversation,
+                    user: user.clone(),
+                    mark: *mark,
+                    at: entry.at,
+                });
+                hub.offer(user, &push);
+            }
+            return;
+        }
         _ => {}
     }
     if entry.seq > 0 {

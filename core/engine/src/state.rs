@@ -6,7 +6,7 @@ use std::{
 };
 
 use haggle_model::{
-    Address, Entry, Event, KvChange, MarkChange, Marks, MessageId, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread,
+    Address, ConversationId, Entry, Event, KvChange, MarkChange, Marks, MessageId, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread,
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow};
 
@@ -141,17 +141,17 @@ impl State {
     /// The marks after moving to these seqs, or `None` when nothing moves. `read_n` is `n` of the event at `read`.
     pub fn mark_moved(&self, user: &UserId, delivered: Option<Seq>, read: Option<(Seq, u32)>) -> Option<MarkChange> {
         let member = self.members.get(user)?;
-        let mut mark = member.mark;
-        if let Some((seq, n)) = read.map(|(seq, n)| (seq.min(self.head), n.min(self.head_n)))
-            && seq > mark.read_seq
-        {
-            mark.read_seq = seq;
-            mark.read_n = mark.read_n.max(n);
-            mark.own = (member.own.len() - member.own.partition_point(|own| *own <= mark.read_n)) as u32;
-        }
-        // What is read has been delivered.
-        mark.delivered_seq = mark.delivered_seq.max(delivered.unwrap_or(0).min(self.head)).max(mark.read_seq);
-        (mark != member.mark).then_some(mark)
+        let read = read.map(|(seq, n)| (seq.min(self.head), n.min(self.head_n)));
+        let delivered = delivered.map(|seq| seq.min(self.head));
+        mark_moved(member.mark, &member.own, delivered, read)
+    }
+
+    /// The reader's marks in a broadcast, if something staged says what they are (in a personal conversation).
+    pub fn staged_broadcast_mark(&self, broadcast: ConversationId) -> Option<MarkChange> {
+        self.newest(|entry| match &entry.event {
+            Event::BroadcastMarked { conversation, mark } if *conversation == broadcast => Some(*mark),
+            _ => None,
+        })
     }
 
     /// Takes in an entry that has just been staged under `ticket`.
@@ -388,6 +388,20 @@ impl<'a> MarksAhead<'a> {
         self.moved.push((user.clone(), mark));
         Some(mark)
     }
+}
+
+/// The marks after moving to these seqs, none above the head, or `None` when nothing moves. `own`: numbers of own messages,
+/// ascending.
+pub(crate) fn mark_moved(before: MarkChange, own: &[u32], delivered: Option<Seq>, read: Option<(Seq, u32)>) -> Option<MarkChange> {
+    let mut mark = before;
+    if let Some((seq, n)) = read.filter(|(seq, _)| *seq > mark.read_seq) {
+        mark.read_seq = seq;
+        mark.read_n = mark.read_n.max(n);
+        mark.own = (own.len() - own.partition_point(|own| *own <= mark.read_n)) as u32;
+    }
+    // What is read has been delivered.
+    mark.delivered_seq = mark.delivered_seq.max(delivered.unwrap_or(0)).max(mark.read_seq);
+    (mark != before).then_some(mark)
 }
 
 fn mark_of_joiner(seq: Seq, n: u32) -> MarkChange {

@@ -176,8 +176,8 @@ pub struct Profile {
 
 /// One thing that happened in a conversation.
 ///
-/// Events with a place in the order have a [`Seq`](crate::Seq) in their entry; [`Event::Marked`], [`Event::Effects`],
-/// [`Event::Void`], [`Event::Owner`] and [`Event::Noop`] have none.
+/// Events with a place in the order have a [`Seq`](crate::Seq) in their entry; [`Event::Marked`],
+/// [`Event::BroadcastMarked`], [`Event::Effects`], [`Event::Void`], [`Event::Owner`] and [`Event::Noop`] have none.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub enum Event {
     /// Fills a position; nothing happened.
@@ -368,6 +368,18 @@ pub enum Event {
         blocked: bool,
     },
 
+    /// Personal: the reader's marks in a broadcast, absolute; merged by maximum. No seq. `own` is not kept here (0): what the
+    /// reader has sent there is counted from the broadcast itself.
+    #[n(31)]
+    BroadcastMarked {
+        /// The broadcast.
+        #[n(0)]
+        conversation: ConversationId,
+        /// The new marks.
+        #[n(1)]
+        mark: crate::MarkChange,
+    },
+
     /// Only effects. No seq.
     #[n(40)]
     Effects,
@@ -399,7 +411,7 @@ impl Event {
             Event::UserBlocked { .. } => "user.blocked",
             Event::UserUnblocked { .. } => "user.unblocked",
             Event::Custom { name, .. } => name,
-            Event::Marked { .. } => "marked",
+            Event::Marked { .. } | Event::BroadcastMarked { .. } => "marked",
             Event::MembershipStarted(_) => "membership.started",
             Event::MembershipEnded(_) => "membership.ended",
             Event::ConversationArchived { archived: true, .. } => "conversation.archived",
@@ -422,7 +434,7 @@ impl Event {
     pub fn is_sequenced(&self) -> bool {
         !matches!(
             self,
-            Event::Noop | Event::Marked { .. } | Event::Effects | Event::Void(_) | Event::Owner(_)
+            Event::Noop | Event::Marked { .. } | Event::BroadcastMarked { .. } | Event::Effects | Event::Void(_) | Event::Owner(_)
         )
     }
 

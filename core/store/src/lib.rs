@@ -157,6 +157,25 @@ pub struct MemberRow {
     pub mark: MarkChange,
 }
 
+impl MemberRow {
+    /// The place of a reader in a broadcast, of which nobody is a member: the marks come from the reader's personal conversation
+    /// ([`Event::BroadcastMarked`]), `own` is counted from what it has sent there.
+    pub fn of_reader(user: &UserId, broadcast: &ConversationRow, mark: MarkChange) -> MemberRow {
+        MemberRow {
+            user: user.clone(),
+            role: Role::Member,
+            joined_seq: 0,
+            joined_at: broadcast.created_at,
+            left_seq: None,
+            mark,
+        }
+    }
+}
+
+/// Broadcasts that an installation has at most: every list reads them all. A constant, not a setting, so that no list grows
+/// beyond what was tried.
+pub const BROADCASTS_MAX: usize = 200;
+
 /// A message in its present state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MessageRow {
@@ -446,10 +465,15 @@ pub trait Views: Send + Sync {
     /// What the user keeps about the conversation.
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError>;
 
-    /// The user's conversations (direct, group, context; present member; shown), by last message, newest first.
+    /// Keys of broadcasts, at most `limit`, in no order: an index of its own, never a search among all conversations.
+    async fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError>;
+
+    /// The user's conversations (direct, group, context where it is a present member; every broadcast; shown), by last message,
+    /// newest first.
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError>;
 
-    /// One row of that list, hidden or not, present member or not.
+    /// One row of that list, hidden or not, present member or not. In a broadcast everybody has a place
+    /// ([`MemberRow::of_reader`]).
     async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError>;
 
     /// A key of plugin kv; the scope is the conversation (an [`Address::Kv`] part for global kv). Expired keys are returned too.

@@ -5,6 +5,7 @@ mod support;
 
 mod acting;
 mod after_hooks;
+mod broadcasts;
 mod faults;
 mod limits;
 mod members;

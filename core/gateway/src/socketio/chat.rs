@@ -225,7 +225,7 @@ impl Chat {
         let conversation = conversation_of(json)?;
         let engine = &self.gateway.engine;
         let (row, member) = engine.authorize_read(&self.actor(), conversation).await?;
-        if member.is_none() && row.kind() != ConversationKind::Broadcast {
+        if member.is_none() {
             return Err(Refusal::forbidden("only participants can join"));
         }
         let max = self.gateway.settings.ws.subscriptions_max;

@@ -317,10 +317,19 @@ impl Connection {
         if refresh.all_heads || !refresh.heads.is_empty() {
             self.heads_after = now + HEADS_PERIOD;
         }
-        for NewHead { conversation, seq, at } in refresh.heads {
+        let mut of_broadcasts = Vec::new();
+        for new in refresh.heads {
+            let NewHead { conversation, seq, at } = new;
             // Asked without any lock of ours, since the engine's locks come before the socket's.
             let known = self.socket.gateway.engine.head(conversation, &actor.user);
-            self.socket.head(conversation, encode::head(conversation, seq, at, known));
+            if known.is_none() && self.socket.gateway.engine.is_broadcast(conversation) {
+                of_broadcasts.push(new);
+            } else {
+                self.socket.head(conversation, encode::head(conversation, seq, at, known));
+            }
+        }
+        if !of_broadcasts.is_empty() {
+            tokio::spawn(resume::broadcast_heads(self.socket.clone(), of_broadcasts));
         }
         if refresh.all_heads {
             let socket = self.socket.clone();

@@ -12,7 +12,7 @@ use haggle_store::{ConversationRow, InboxQuery, MemberRow, StoreError};
 use super::{
     encode, frame,
     protocol::Id,
-    socket::{Ended, Socket},
+    socket::{Ended, NewHead, Socket},
     subscription::Reached,
 };
 use crate::{AuthError, Gateway, Identity, resource::EventView, rest::cursor::Cursor};
@@ -103,7 +103,8 @@ async fn subscribe(socket: &Arc<Socket>, actor: &Actor, subscription: Registered
     let gateway = &socket.gateway;
     gateway.engine.joined(&(socket.clone() as Arc<dyn Subscriber>), conversation);
     if let Some(id) = id.filter(|id| **id != Id::None) {
-        let unread = gateway.engine.head(conversation, &actor.user).map(|head| head.unread);
+        let head = gateway.engine.head_now(conversation, &actor.user).await.ok().flatten();
+        let unread = head.map(|head| head.unread);
         socket.control(|out| encode::subscribed(out, id, conversation, row.head, unread));
     }
     if marks(socket, subscription, &row, member.as_ref()).await.is_ok() {
@@ -112,10 +113,10 @@ async fn subscribe(socket: &Arc<Socket>, actor: &Actor, subscription: Registered
     Ok(())
 }
 
-/// The conversation for who gets its live events: participants, and everybody of a broadcast.
+/// The conversation for who gets its live events: participants (of a broadcast that is everybody), and the own stream.
 async fn readable(socket: &Socket, actor: &Actor, conversation: ConversationId) -> Result<(ConversationRow, Option<MemberRow>), Refusal> {
     let (row, member) = socket.gateway.engine.authorize_read(actor, conversation).await?;
-    if member.is_none() && !matches!(row.kind(), ConversationKind::Broadcast | ConversationKind::Personal) {
+    if member.is_none() && row.kind() != ConversationKind::Personal {
         return Err(Refusal::forbidden("only participants can subscribe; read this conversation by REST"));
     }
     Ok((row, member))
@@ -195,10 +196,10 @@ async fn page(socket: &Socket, subscription: Registered, kind: ConversationKind,
 /// Sends the marks as they stand: of everybody where everybody sees them, else the user's own.
 async fn marks(socket: &Socket, subscription: Registered, row: &ConversationRow, member: Option<&MemberRow>) -> Result<(), Ended> {
     let shared_max = socket.gateway.engine.limits().shared_marks_participants_max;
-    if matches!(row.kind(), ConversationKind::Broadcast | ConversationKind::Personal) {
+    if row.kind() == ConversationKind::Personal {
         return Ok(());
     }
-    if row.participants as usize > shared_max {
+    if row.kind() == ConversationKind::Broadcast || row.participants as usize > shared_max {
         return match member {
             Some(member) => send_mark(socket, subscription, &member.user, &member.mark).await,
             None => Ok(()),
@@ -244,6 +245,17 @@ pub(super) async fn resend_marks(socket: Arc<Socket>, actor: Actor, conversation
             if marks(&socket, subscription, &row, member.as_ref()).await.is_err() {
                 continue;
             }
+        }
+    }
+}
+
+/// Sends the heads of broadcasts that are not subscribed: what is unread there only the store knows.
+pub(super) async fn broadcast_heads(socket: Arc<Socket>, heads: Vec<NewHead>) {
+    let Some(user) = socket.known_user() else { return };
+    for NewHead { conversation, seq, at } in heads {
+        match socket.gateway.engine.head_now(conversation, user).await {
+            Ok(known) => socket.head(conversation, encode::head(conversation, seq, at, known)),
+            Err(error) => tracing::warn!(%error, "the head of a broadcast is not told since the store cannot be read"),
         }
     }
 }

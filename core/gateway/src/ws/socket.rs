@@ -361,6 +361,7 @@ impl Socket {
         if !state.closed && state.outbox.ephemeral(Topic::Head(conversation), frame, self.bounds()) == Offer::Full {
             state.heads_missed = true;
         }
+        self.wake(state);
     }
 
     /// Lets the task sleep: pushes wake it again, unless it waits for the socket anyway. `false`: there is something to do.

@@ -1,6 +1,7 @@
 //! REST through its real routes, over an engine in memory.
 
 mod authorization;
+mod broadcasts;
 mod edge;
 mod listener;
 mod plugins;

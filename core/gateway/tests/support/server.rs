@@ -143,3 +143,8 @@ pub fn token(user: &str) -> String {
 pub fn token_for(user: &str, ttl: Duration) -> String {
     auth::sign(SECRET, user, &[], ttl).expect("a token")
 }
+
+pub fn token_with(user: &str, roles: &[&str]) -> String {
+    let roles: Vec<String> = roles.iter().map(|role| role.to_string()).collect();
+    auth::sign(SECRET, user, &roles, Duration::from_secs(3600)).expect("a token")
+}

@@ -5,7 +5,7 @@ use haggle_gateway::WsSettings;
 #[path = "../support/server.rs"]
 mod shared;
 
-pub use shared::{Server, token, token_for};
+pub use shared::{Server, token, token_for, token_with};
 
 impl Server {
     pub async fn with(change: impl FnOnce(&mut WsSettings)) -> Server {

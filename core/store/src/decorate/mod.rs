@@ -55,6 +55,7 @@ macro_rules! decorate {
             is_hidden(user: &UserId, id: MessageId) -> bool;
             advances(id: ConversationId, from_seq: Seq, limit: usize) -> Vec<$crate::AdvanceRow>;
             personal(user: &UserId, id: ConversationId) -> $crate::PersonalRow;
+            broadcasts(limit: usize) -> Vec<ConversationId>;
             inbox(user: &UserId, query: $crate::InboxQuery) -> Vec<$crate::InboxRow>;
             inbox_row(user: &UserId, id: ConversationId) -> Option<$crate::InboxRow>;
             kv_get(scope: ConversationId, plugin: &PluginId, key: &str) -> Option<$crate::KvRow>;

@@ -1,8 +1,8 @@
 //! What an entry means for the views. A function of the entry and of the views before it, nothing else.
 
 use haggle_model::{
-    Content, ConversationCreated, ConversationId, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis, Notification, Pos,
-    Reservation, Role, Seq, TimerChange, UserId,
+    Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis,
+    Notification, Pos, Reservation, Role, Seq, TimerChange, UserId,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
 
@@ -11,7 +11,7 @@ use super::{
     row::{self, MESSAGE_CREATED, event_number},
     schema::{LOG_FILE, VIEWS_FILE, key, sql_error},
 };
-use crate::{ADVANCES_PARTICIPANTS_MAX, StoreError};
+use crate::{ADVANCES_PARTICIPANTS_MAX, StoreError, sender_of};
 
 /// Some entries that are applied in one transaction. Rows that many entries change are [`HotRows`].
 pub(super) struct Batch<'c> {
@@ -118,6 +118,7 @@ impl<'c> Batch<'c> {
                 )
                 .map(drop),
             Event::Marked { user, mark } => self.marked(pos, entry, user, mark),
+            Event::BroadcastMarked { conversation, mark } => self.broadcast_marked(id, *conversation, mark),
             Event::ConversationArchived { conversation, archived } => self.personal(id, *conversation, "archived_at", archived.then_some(entry.at)),
             Event::ConversationHidden { conversation, to_seq } => self.conversation_hidden(entry, *conversation, *to_seq),
             Event::MessageHidden(message) => {
@@ -171,7 +172,7 @@ impl<'c> Batch<'c> {
 
     // Conversations.
 
-    fn conversation_created(&self, entry: &Entry, created: &ConversationCreated) -> Applied {
+    fn conversation_created(&mut self, entry: &Entry, created: &ConversationCreated) -> Applied {
         let ConversationCreated {
             address,
             creator,
@@ -179,6 +180,9 @@ impl<'c> Batch<'c> {
             avatar,
             state,
         } = created;
+        if address.kind() == ConversationKind::Broadcast {
+            self.head(entry)?.broadcast = true;
+        }
         self.execute(
             "INSERT OR IGNORE INTO conversations VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, ?8)",
             params![
@@ -259,12 +263,28 @@ impl<'c> Batch<'c> {
         Ok(())
     }
 
+    /// What a reader has read of a broadcast, merged as a member's marks are.
+    fn broadcast_marked(&self, owner: ConversationId, broadcast: ConversationId, mark: &MarkChange) -> Applied {
+        self.execute(
+            "INSERT INTO broadcast_marks VALUES (?1, ?2, ?3, ?4, ?5)
+                ON CONFLICT DO UPDATE SET delivered_seq = max(delivered_seq, excluded.delivered_seq),
+                    read_n = iif(excluded.read_seq >= read_seq, excluded.read_n, read_n), read_seq = max(read_seq, excluded.read_seq)",
+            (key(owner), key(broadcast), mark.delivered_seq, mark.read_seq, mark.read_n),
+        )?;
+        Ok(())
+    }
+
     // Messages.
 
     fn message_created(&mut self, entry: &Entry, content: &Content) -> Applied {
-        if content.countable {
-            let head = self.head(entry)?;
-            (head.last_message, head.last_message_at) = (entry.seq, entry.at);
+        if !content.countable {
+            return Ok(());
+        }
+        let head = self.head(entry)?;
+        (head.last_message, head.last_message_at) = (entry.seq, entry.at);
+        if head.broadcast {
+            let sql = "INSERT OR IGNORE INTO broadcast_sent VALUES (?1, ?2, ?3)";
+            self.execute(sql, (key(entry.conversation), sender_of(entry.actor.as_ref()).as_str(), entry.n))?;
         }
         Ok(())
     }

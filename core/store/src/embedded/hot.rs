@@ -16,9 +16,10 @@ use crate::StoreError;
 /// Rows of each kind that are kept from one batch to the next; with more, all are forgotten.
 const KEPT_MAX: usize = 65_536;
 
-const WRITE_HEAD: &str = "INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET head = excluded.head,
+const WRITE_HEAD: &str = "INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET head = excluded.head,
     head_n = excluded.head_n, updated_at = excluded.updated_at, last_message = excluded.last_message,
-    last_message_at = excluded.last_message_at, participants = excluded.participants";
+    last_message_at = excluded.last_message_at, participants = excluded.participants,
+    broadcast = excluded.broadcast";
 const WRITE_MEMBER: &str = "INSERT INTO members VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT DO UPDATE SET role = excluded.role,
     joined_seq = excluded.joined_seq, joined_at = excluded.joined_at, left_seq = excluded.left_seq, delivered_seq = excluded.delivered_seq,
     read_seq = excluded.read_seq, read_n = excluded.read_n, own = excluded.own";
@@ -32,6 +33,7 @@ pub(super) struct Head {
     pub(super) last_message: Seq,
     pub(super) last_message_at: Millis,
     pub(super) participants: u32,
+    pub(super) broadcast: bool,
 }
 
 /// A row of `members`.
@@ -118,11 +120,12 @@ fn write_head(conn: &Connection, id: ConversationId, row: &Head) -> Result<(), S
             last_message,
             last_message_at,
             participants,
+            broadcast,
         } = row;
         execute(
             conn,
             WRITE_HEAD,
-            params![key(id), head, head_n, updated_at, last_message, last_message_at, participants],
+            params![key(id), head, head_n, updated_at, last_message, last_message_at, participants, broadcast],
         )?;
     }
     Ok(())
@@ -152,8 +155,9 @@ fn write_member(conn: &Connection, (id, user): &(ConversationId, UserId), row: &
 }
 
 fn load_head(conn: &Connection, id: ConversationId) -> rusqlite::Result<Option<Head>> {
-    let mut select =
-        conn.prepare_cached("SELECT head, head_n, updated_at, last_message, last_message_at, participants FROM heads WHERE conversation = ?1")?;
+    let mut select = conn.prepare_cached(
+        "SELECT head, head_n, updated_at, last_message, last_message_at, participants, broadcast FROM heads WHERE conversation = ?1",
+    )?;
     let head = select.query_row([key(id)], |row| {
         Ok(Head {
             head: row.get(0)?,
@@ -162,6 +166,7 @@ fn load_head(conn: &Connection, id: ConversationId) -> rusqlite::Result<Option<H
             last_message: row.get(3)?,
             last_message_at: row.get(4)?,
             participants: row.get(5)?,
+            broadcast: row.get(6)?,
         })
     });
     head.optional()

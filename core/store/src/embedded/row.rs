@@ -271,6 +271,7 @@ pub(super) fn event_number(event: &Event) -> i64 {
         Event::NotificationsRead(_) => 28,
         Event::AllNotificationsRead(_) => 29,
         Event::BlockListed { .. } => 30,
+        Event::BroadcastMarked { .. } => 31,
         Event::Effects => 40,
         Event::Void(_) => 41,
         Event::Owner(_) => 42,

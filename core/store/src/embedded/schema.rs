@@ -70,7 +70,7 @@ pub(super) const LOG_MIGRATIONS: &[&str] = &["
 
 /// Of `views.db`; another number there means: make them again. Raise it with every change of the schema or of what the
 /// applier does.
-pub(super) const VIEWS_VERSION: i64 = 1;
+pub(super) const VIEWS_VERSION: i64 = 2;
 
 /// The views. None of them holds the text of a message: pages read it from the log by position.
 ///
@@ -97,12 +97,16 @@ pub(super) const VIEWS_SCHEMA: &str = "
 
     CREATE TABLE heads (
         conversation INTEGER PRIMARY KEY, head INTEGER NOT NULL, head_n INTEGER NOT NULL, updated_at INTEGER NOT NULL,
-        last_message INTEGER NOT NULL, last_message_at INTEGER NOT NULL, participants INTEGER NOT NULL
+        last_message INTEGER NOT NULL, last_message_at INTEGER NOT NULL, participants INTEGER NOT NULL,
+        broadcast INTEGER NOT NULL -- what is sent there is noted in broadcast_sent
     );
     CREATE TABLE conversations (
         conversation INTEGER PRIMARY KEY, kind INTEGER NOT NULL, address BLOB NOT NULL, creator TEXT, name TEXT, avatar TEXT, state TEXT,
         closed INTEGER NOT NULL, created_at INTEGER NOT NULL
     );
+    CREATE INDEX broadcasts ON conversations (conversation) WHERE kind = 3; -- they stand in everybody's list
+    -- Nobody is a member of a broadcast, so its senders' own messages are counted from here.
+    CREATE TABLE broadcast_sent (conversation INTEGER, sender TEXT, n INTEGER, PRIMARY KEY (conversation, sender, n)) WITHOUT ROWID;
     CREATE TABLE conversation_blocks (conversation INTEGER, by TEXT, PRIMARY KEY (conversation, by)) WITHOUT ROWID;
     CREATE TABLE members (
         conversation INTEGER, user TEXT, role INTEGER NOT NULL, joined_seq INTEGER NOT NULL, joined_at INTEGER NOT NULL, left_seq INTEGER,
@@ -139,6 +143,10 @@ pub(super) const VIEWS_SCHEMA: &str = "
     -- `owner` is the key of the user's personal conversation.
     CREATE TABLE personal (
         owner INTEGER, conversation INTEGER, archived_at INTEGER, hidden_at INTEGER, hidden_to INTEGER NOT NULL DEFAULT 0, muted_until INTEGER,
+        PRIMARY KEY (owner, conversation)
+    ) WITHOUT ROWID;
+    CREATE TABLE broadcast_marks (
+        owner INTEGER, conversation INTEGER, delivered_seq INTEGER NOT NULL, read_seq INTEGER NOT NULL, read_n INTEGER NOT NULL,
         PRIMARY KEY (owner, conversation)
     ) WITHOUT ROWID;
     CREATE TABLE hidden_messages (owner INTEGER, conversation INTEGER, seq INTEGER, PRIMARY KEY (owner, conversation, seq)) WITHOUT ROWID;

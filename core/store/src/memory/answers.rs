@@ -2,7 +2,8 @@
 
 use async_trait::async_trait;
 use haggle_model::{
-    Address, CommandId, ConversationId, ConversationKind, Marks, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId, unread,
+    Address, CommandId, ConversationId, ConversationKind, MarkChange, Marks, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId,
+    unread,
 };
 
 use super::{
@@ -44,10 +45,23 @@ impl MemoryStore {
             .unwrap_or_default()
     }
 
+    /// A reader's marks in a broadcast, with what it has sent there above them.
+    fn broadcast_mark(&self, state: &State, user: &UserId, id: ConversationId, broadcast: &Conversation) -> MarkChange {
+        let own = self.personal_conversation(state, user);
+        let mark = own.and_then(|own| own.broadcast_marks.get(&id)).copied().unwrap_or_default();
+        MarkChange {
+            own: broadcast.numbers_of(user, mark.read_n).count() as u32,
+            ..mark
+        }
+    }
+
     fn inbox_row_in(&self, state: &State, user: &UserId, id: ConversationId) -> Option<InboxRow> {
         let conversation = state.conversations.get(&id)?;
         let row = conversation.row(id)?;
-        let member = conversation.members.get(user)?.clone();
+        let member = match row.kind() {
+            ConversationKind::Broadcast => MemberRow::of_reader(user, &row, self.broadcast_mark(state, user, id, conversation)),
+            _ => conversation.members.get(user)?.clone(),
+        };
         let deleted = conversation
             .deleted
             .range(member.mark.read_n + 1..)
@@ -71,6 +85,14 @@ impl MemoryStore {
 }
 
 impl Conversation {
+    /// `n` of the user's countable messages above `above_n`, ascending.
+    fn numbers_of(&self, user: &UserId, above_n: u32) -> impl Iterator<Item = u32> {
+        let countable = self.countable.iter().map(|seq| &self.messages[seq]);
+        countable
+            .filter(move |message| message.sender == *user && message.n > above_n)
+            .map(|message| message.n)
+    }
+
     fn row(&self, id: ConversationId) -> Option<ConversationRow> {
         let Created { what, at } = self.created.as_ref()?;
         let (head, head_n) = self.head().unwrap_or_default();
@@ -95,14 +117,11 @@ impl Conversation {
     }
 }
 
-/// In a user's list: a present member of a conversation of people, who has not hidden it or for whom a message came since.
+/// In a user's list: a present member of a conversation of people, or any reader of a broadcast, who has not hidden it or for
+/// whom a message came since.
 fn is_shown(row: &InboxRow) -> bool {
-    let of_people = matches!(
-        row.conversation.kind(),
-        ConversationKind::Direct | ConversationKind::Group | ConversationKind::Context
-    );
     let hidden = row.personal.hidden_at.is_some() && row.conversation.last_message <= row.personal.hidden_to;
-    of_people && row.member.left_seq.is_none() && !hidden
+    row.conversation.kind() != ConversationKind::Personal && row.member.left_seq.is_none() && !hidden
 }
 
 #[async_trait]
@@ -139,13 +158,7 @@ impl Views for MemoryStore {
     }
 
     async fn own_numbers(&self, id: ConversationId, user: &UserId, above_n: u32) -> Result<Vec<u32>, StoreError> {
-        self.of(id, |conversation| {
-            let countable = conversation.countable.iter().map(|seq| &conversation.messages[seq]);
-            countable
-                .filter(|message| message.sender == *user && message.n > above_n)
-                .map(|message| message.n)
-                .collect()
-        })
+        self.of(id, |conversation| conversation.numbers_of(user, above_n).collect())
     }
 
     async fn deleted(&self, id: ConversationId, above_n: u32) -> Result<Vec<(u32, UserId)>, StoreError> {
@@ -224,6 +237,18 @@ impl Views for MemoryStore {
 
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
         Ok(self.personal_row(&self.inner.read().state, user, id))
+    }
+
+    async fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError> {
+        let inner = self.inner.read();
+        let is_broadcast = |conversation: &Conversation| {
+            let created = conversation.created.as_ref();
+            created.is_some_and(|created| created.what.address.kind() == ConversationKind::Broadcast)
+        };
+        let found = inner.state.conversations.iter().filter(|(_, conversation)| is_broadcast(conversation));
+        let mut ids: Vec<ConversationId> = found.map(|(id, _)| *id).collect();
+        ids.truncate(limit);
+        Ok(ids)
     }
 
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {

@@ -38,6 +38,7 @@ pub(super) struct Conversation {
     pub(super) timers: BTreeMap<(PluginId, String), TimerChange>,
     // Of a personal conversation:
     pub(super) personal: BTreeMap<ConversationId, PersonalRow>,
+    pub(super) broadcast_marks: BTreeMap<ConversationId, MarkChange>,
     pub(super) hidden: BTreeSet<MessageId>,
     pub(super) profile: Option<(Profile, Millis, Millis)>,
     pub(super) blocks: BTreeSet<UserId>,
@@ -179,6 +180,7 @@ impl Conversation {
             }),
             Event::ReactionRemoved { target, user } => self.change(entry, *target, |message| message.reactions.retain(|(by, _)| by != user)),
 
+            Event::BroadcastMarked { conversation, mark } => merge(self.broadcast_marks.entry(*conversation).or_default(), *mark),
             Event::ConversationArchived { conversation, archived } => self.personal(*conversation).archived_at = archived.then_some(at),
             Event::ConversationMuted { conversation, until } => self.personal(*conversation).muted_until = *until,
             Event::ConversationHidden { conversation, to_seq } => {
@@ -267,12 +269,9 @@ impl Conversation {
     }
 
     fn merge(&mut self, user: &UserId, new: MarkChange) {
-        let Some(MemberRow { mark, .. }) = self.members.get_mut(user) else {
-            return;
-        };
-        let delivered_seq = mark.delivered_seq.max(new.delivered_seq);
-        let read = if new.read_seq >= mark.read_seq { new } else { *mark };
-        *mark = MarkChange { delivered_seq, ..read };
+        if let Some(member) = self.members.get_mut(user) {
+            merge(&mut member.mark, new);
+        }
     }
 
     fn created(&mut self, entry: &Entry, content: &Content) {
@@ -347,6 +346,13 @@ impl Conversation {
             (stored.row.read, stored.row.updated_at) = (true, at);
         }
     }
+}
+
+/// Delivered moves up only; the read part is taken whole unless it is older.
+fn merge(mark: &mut MarkChange, new: MarkChange) {
+    let delivered_seq = mark.delivered_seq.max(new.delivered_seq);
+    let read = if new.read_seq >= mark.read_seq { new } else { *mark };
+    *mark = MarkChange { delivered_seq, ..read };
 }
 
 /// `None` leaves it, an empty text clears it.

@@ -220,7 +220,7 @@ impl History {
         let head = self.places.get(&conversation).map_or(0, |place| place.seq);
         let user = self.users[self.random.below(USERS)].clone();
         let seq = 1 + self.random.below(head as usize + 3) as Seq;
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 => Event::MembershipStarted(conversation),
             1 => Event::MembershipEnded(conversation),
             2 => Event::ConversationArchived {
@@ -244,6 +244,14 @@ impl History {
             9 => Event::NotificationsRead((0..self.random.below(4)).map(|i| seq + i as Seq).collect()),
             10 => Event::AllNotificationsRead(seq),
             11 => Event::Effects,
+            12 | 13 => {
+                let broadcast = self.conversations[0].0;
+                let head = self.places.get(&broadcast).map_or(0, |place| place.seq);
+                Event::BroadcastMarked {
+                    conversation: broadcast,
+                    mark: self.mark(broadcast, head),
+                }
+            }
             _ => {
                 let message = Some(MessageId { conversation, seq });
                 let collapse = [None, Some("j".to_string()), Some("k".to_string())][self.random.below(3)].clone();
@@ -272,7 +280,12 @@ impl History {
 
     fn mark(&mut self, id: ConversationId, head: Seq) -> MarkChange {
         let read_seq = self.random.below(head as usize + 1) as Seq;
-        let read_n = self.places[&id].numbers.get(read_seq as usize).copied().unwrap_or_default();
+        let read_n = self
+            .places
+            .get(&id)
+            .and_then(|place| place.numbers.get(read_seq as usize))
+            .copied()
+            .unwrap_or_default();
         MarkChange {
             delivered_seq: self.random.below(head as usize + 1) as Seq,
             read_seq,

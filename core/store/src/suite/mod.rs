@@ -23,10 +23,11 @@ pub use self::{
     },
     random::{random_histories_give_the_answers_of_the_model, random_histories_survive_reopening_and_rebuilding},
     views::{
-        a_conversation_says_what_its_events_say, a_message_shows_its_present_state, a_user_has_a_profile_blocks_and_personal_rows,
-        commands_are_found_again, entries_are_in_the_views_at_once, events_end_before_the_first_missing_seq, kv_timers_and_reservations_are_absolute,
-        marks_merge_by_maximum, members_come_and_go, messages_page_in_both_directions, notifications_collapse_and_are_read,
-        the_inbox_is_sorted_and_filtered, unread_counts_leave_out_own_and_deleted,
+        a_broadcast_is_read_by_everybody, a_conversation_says_what_its_events_say, a_message_shows_its_present_state,
+        a_user_has_a_profile_blocks_and_personal_rows, commands_are_found_again, entries_are_in_the_views_at_once,
+        events_end_before_the_first_missing_seq, kv_timers_and_reservations_are_absolute, marks_merge_by_maximum, members_come_and_go,
+        messages_page_in_both_directions, notifications_collapse_and_are_read, the_inbox_is_sorted_and_filtered,
+        unread_counts_leave_out_own_and_deleted,
     },
 };
 use crate::{SharedStore, Tail};
@@ -54,6 +55,7 @@ macro_rules! store_suite {
     ($opener:expr) => {
         $crate::store_suite! { $opener;
             a_batch_is_whole_or_not_there
+            a_broadcast_is_read_by_everybody
             a_conversation_says_what_its_events_say
             a_message_shows_its_present_state
             a_stale_tail_is_fenced

@@ -75,6 +75,7 @@ impl Pair {
         for user in &self.history.users {
             self.compare_user(user, random).await;
         }
+        same!(self, broadcasts(10));
         for shard in (0..self.store.shards()).map(Shard) {
             let until = Millis::MAX / 2;
             same!(self, timers_due(shard, until, 5));

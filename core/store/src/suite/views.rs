@@ -501,6 +501,89 @@ pub async fn commands_are_found_again(open: &Opener) {
     }
 }
 
+/// Everybody has a place in a broadcast and nobody is a member: marks come from the reader's own log, own messages from the
+/// broadcast's, and it stands in every list.
+pub async fn a_broadcast_is_read_by_everybody(open: &Opener) {
+    let mut pen = Pen::new(open).await;
+    assert!(pen.store.broadcasts(10).await.unwrap().is_empty());
+    let news = pen.create(Address::Broadcast("news".to_string()), &[]).await;
+    let direct = pen.direct("ann", "bob").await;
+    assert_eq!(pen.store.broadcasts(10).await.unwrap(), [news]);
+    let mut seqs = Vec::new();
+    for (i, who) in ["root", "root", "ann", "root"].into_iter().enumerate() {
+        seqs.push(pen.say(news, who, &i.to_string()).await);
+    }
+    let place = async |pen: &Pen, who: &str| {
+        let row = pen.store.inbox_row(&user(who), news).await.unwrap().unwrap();
+        (row.member.mark.delivered_seq, row.member.mark.read_seq, row.unread)
+    };
+    assert_eq!(pen.store.member(news, &user("bob")).await.unwrap(), None, "nobody is a member");
+    assert_eq!(place(&pen, "bob").await, (0, 0, 4), "who has read nothing");
+    assert_eq!(place(&pen, "root").await, (0, 0, 1), "without the own ones");
+
+    let marked = |delivered_seq, read_seq, read_n| Event::BroadcastMarked {
+        conversation: news,
+        mark: MarkChange {
+            delivered_seq,
+            read_seq,
+            read_n,
+            own: 0,
+        },
+    };
+    let (bob, root) = (pen.personal("bob"), pen.personal("root"));
+    let open_personal = |who: &str| {
+        Event::ConversationCreated(haggle_model::ConversationCreated {
+            address: Address::Personal(user(who)),
+            creator: None,
+            name: None,
+            avatar: None,
+            state: None,
+        })
+    };
+    pen.write(bob, "", open_personal("bob")).await;
+    pen.write(root, "", open_personal("root")).await;
+    let entry = pen.write(bob, "bob", marked(seqs[2], seqs[1], 2)).await;
+    assert_eq!(entry.seq, 0, "a mark takes no seq of the own stream");
+    assert_eq!(place(&pen, "bob").await, (seqs[2], seqs[1], 2));
+    pen.write(bob, "bob", marked(seqs[3], seqs[0], 1)).await;
+    assert_eq!(place(&pen, "bob").await, (seqs[3], seqs[1], 2), "merged by maximum");
+    assert_eq!(place(&pen, "ann").await, (0, 0, 3), "nobody else's mark moves");
+    pen.write(root, "root", marked(seqs[0], seqs[0], 1)).await;
+    assert_eq!(place(&pen, "root").await, (seqs[0], seqs[0], 1));
+
+    let deleted = |target, sender: &str, n| Event::MessageDeleted {
+        target,
+        sender: user(sender),
+        n,
+    };
+    pen.write(news, "root", deleted(seqs[2], "ann", 3)).await;
+    assert_eq!(
+        (place(&pen, "bob").await.2, place(&pen, "root").await.2, place(&pen, "ann").await.2),
+        (1, 0, 3),
+        "a deleted message is unread for nobody, and was not for its sender"
+    );
+
+    let all = InboxQuery {
+        limit: 10,
+        ..InboxQuery::default()
+    };
+    let list = async |pen: &Pen, who: &str| -> Vec<ConversationId> {
+        let rows = pen.store.inbox(&user(who), all).await.unwrap();
+        rows.into_iter().map(|row| row.conversation.id).collect()
+    };
+    assert_eq!(list(&pen, "bob").await, [news, direct]);
+    assert_eq!(list(&pen, "who was never heard of").await, [news]);
+    let hidden = |to_seq| Event::ConversationHidden { conversation: news, to_seq };
+    pen.write(bob, "bob", hidden(seqs[3] + 1)).await;
+    assert_eq!(list(&pen, "bob").await, [direct]);
+    pen.store.rebuild_views().await.unwrap();
+    assert_eq!(place(&pen, "bob").await, (seqs[3], seqs[1], 1), "after a rebuild too");
+    pen.say(news, "root", "again").await;
+    assert_eq!(list(&pen, "bob").await, [news, direct], "a later message brings it back");
+    assert_eq!(place(&pen, "bob").await.2, 2);
+    assert_eq!(place(&pen, "root").await.2, 0);
+}
+
 /// The list of a user: newest first, paged, only present conversations of people, hidden ones until a message comes.
 pub async fn the_inbox_is_sorted_and_filtered(open: &Opener) {
     let mut pen = Pen::new(open).await;
@@ -508,7 +591,6 @@ pub async fn the_inbox_is_sorted_and_filtered(open: &Opener) {
     for i in 0..6 {
         ids.push(pen.create(context(&i.to_string()), &["ann", "bob"]).await);
     }
-    pen.create(Address::Broadcast("news".to_string()), &[]).await;
     for i in [3, 1, 4] {
         pen.say(ids[i], "ann", "hi").await;
     }

@@ -127,11 +127,15 @@ impl Snapshot<'_> {
 
     pub(super) fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let owner = self.owner(user)?;
-        let sql =
-            "SELECT m.conversation, CASE WHEN ifnull(h.last_message, 0) > 0 THEN h.last_message_at ELSE c.created_at END, p.archived_at IS NOT NULL
-            FROM members m JOIN conversations c USING (conversation) LEFT JOIN heads h USING (conversation)
-                LEFT JOIN personal p ON p.owner = ?2 AND p.conversation = m.conversation
-            WHERE m.user = ?1 AND m.left_seq IS NULL AND c.kind <= ?3 AND (p.hidden_at IS NULL OR ifnull(h.last_message, 0) > p.hidden_to)";
+        // 3 is a broadcast.
+        let sql = "WITH own AS (
+                SELECT m.conversation, c.created_at FROM members m JOIN conversations c USING (conversation)
+                    WHERE m.user = ?1 AND m.left_seq IS NULL AND c.kind <= ?3
+                UNION ALL SELECT conversation, created_at FROM conversations INDEXED BY broadcasts WHERE kind = 3
+            )
+            SELECT own.conversation, CASE WHEN ifnull(h.last_message, 0) > 0 THEN h.last_message_at ELSE own.created_at END, p.archived_at IS NOT NULL
+            FROM own LEFT JOIN heads h USING (conversation) LEFT JOIN personal p ON p.owner = ?2 AND p.conversation = own.conversation
+            WHERE p.hidden_at IS NULL OR ifnull(h.last_message, 0) > p.hidden_to";
         let shown = self.all(sql, (user.as_str(), key(owner), ConversationKind::Context as i64), |row| {
             Ok((row.get::<_, Millis>(1)?, conversation(row.get(0)?), row.get::<_, bool>(2)?))
         })?;
@@ -154,9 +158,12 @@ impl Snapshot<'_> {
     }
 
     fn row_of(&self, user: &UserId, owner: ConversationId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
-        let (Some(conversation), Some(member)) = (self.conversation(id)?, self.member(id, user)?) else {
-            return Ok(None);
+        let Some(conversation) = self.conversation(id)? else { return Ok(None) };
+        let member = match conversation.kind() {
+            ConversationKind::Broadcast => Some(MemberRow::of_reader(user, &conversation, self.broadcast_mark(user, owner, id)?)),
+            _ => self.member(id, user)?,
         };
+        let Some(member) = member else { return Ok(None) };
         let sql = "SELECT count(*) FROM deleted WHERE conversation = ?1 AND n > ?2 AND sender <> ?3";
         let deleted = self
             .one(sql, (key(id), member.mark.read_n, user.as_str()), |row| row.get(0))?
@@ -174,6 +181,31 @@ impl Snapshot<'_> {
             personal,
             unread,
         }))
+    }
+
+    /// A reader's marks in a broadcast, with what it has sent there above them.
+    fn broadcast_mark(&self, user: &UserId, owner: ConversationId, id: ConversationId) -> Result<MarkChange, StoreError> {
+        let sql = "SELECT delivered_seq, read_seq, read_n FROM broadcast_marks WHERE owner = ?1 AND conversation = ?2";
+        let mark = self.one(sql, (key(owner), key(id)), |row| {
+            Ok(MarkChange {
+                delivered_seq: row.get(0)?,
+                read_seq: row.get(1)?,
+                read_n: row.get(2)?,
+                own: 0,
+            })
+        })?;
+        let mark = mark.unwrap_or_default();
+        let sql = "SELECT count(*) FROM broadcast_sent WHERE conversation = ?1 AND sender = ?2 AND n > ?3";
+        let own = self.one(sql, (key(id), user.as_str(), mark.read_n), |row| row.get(0))?;
+        Ok(MarkChange {
+            own: own.unwrap_or_default(),
+            ..mark
+        })
+    }
+
+    pub(super) fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError> {
+        let sql = "SELECT conversation FROM conversations INDEXED BY broadcasts WHERE kind = 3 LIMIT ?1";
+        self.all(sql, [sql_limit(limit)], |row| Ok(conversation(row.get(0)?)))
     }
 
     pub(super) fn personal(&self, owner: ConversationId, id: ConversationId) -> Result<PersonalRow, StoreError> {

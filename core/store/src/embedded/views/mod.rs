@@ -194,6 +194,10 @@ impl Views for EmbeddedStore {
         self.point(None, move |views| views.personal(views.owner(&user)?, id)).await
     }
 
+    async fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError> {
+        self.answer(None, move |views| views.broadcasts(limit)).await
+    }
+
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         // Asked at every login; most users are in a handful of conversations.
         let few = |views: &Snapshot<'_>| match views.is_in_few(user, POINT_CONVERSATIONS_MAX)? {
