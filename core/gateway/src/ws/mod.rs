@@ -27,3 +27,4 @@ mod wheel;
 
 pub use connections::Connections;
 pub use handshake::{SUBPROTOCOL, upgrade};
+pub use protocol::FRAME_TYPES;

@@ -114,6 +114,45 @@ impl<'de> Deserialize<'de> for Cursors {
     }
 }
 
+/// Names the types of frames that a client sends: each one once, so that none is handled without standing in the list.
+macro_rules! frame_types {
+    ($($variant:ident = $name:literal,)*) => {
+        /// The type of a client's frame.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum FrameType {
+            $(#[doc = $name] $variant,)*
+        }
+
+        /// Every type of frame that a client sends.
+        pub const FRAME_TYPES: &[&str] = &[$($name),*];
+
+        impl FrameType {
+            fn of(name: &str) -> Option<FrameType> {
+                match name {
+                    $($name => Some(FrameType::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+frame_types! {
+    Auth = "auth",
+    Ping = "ping",
+    Sub = "sub",
+    Unsub = "unsub",
+    Read = "read",
+    Delivered = "delivered",
+    Typing = "typing",
+    Send = "send",
+    Edit = "edit",
+    Delete = "delete",
+    React = "react",
+    Create = "create",
+    Call = "call",
+}
+
 /// Every field that any frame has. Unknown fields are ignored.
 #[derive(Debug, Default, Deserialize)]
 #[serde(expecting = "a frame is a JSON object")]
@@ -183,6 +222,11 @@ impl<'a> Frame<'a> {
         serde_json::from_str(json).map_err(|_| explain(json))
     }
 
+    /// The type that the frame must name; `None`: one that the server does not know.
+    pub fn frame_type(&self) -> Result<Option<FrameType>, Refusal> {
+        Ok(FrameType::of(required("/t", self.t.as_ref())?))
+    }
+
     /// The conversation that the frame must name.
     pub fn conversation(&self) -> Result<ConversationId, Refusal> {
         parse_id("/c", required("/c", self.c.as_ref())?)
@@ -212,22 +256,22 @@ impl<'a> Frame<'a> {
 
     /// The durable command that the frame asks for; `None` when its type is no durable command.
     pub fn command(&self) -> Result<Option<Command>, Refusal> {
-        let command = match self.t.as_deref() {
-            Some("send") => Command::Send {
+        let command = match self.t.as_deref().and_then(FrameType::of) {
+            Some(FrameType::Send) => Command::Send {
                 to: self.target()?,
                 message: self.new_message()?,
             },
-            Some("edit") => self.edit()?,
-            Some("delete") => Command::Delete {
+            Some(FrameType::Edit) => self.edit()?,
+            Some(FrameType::Delete) => Command::Delete {
                 message: self.message()?,
                 if_rev: self.rev,
             },
-            Some("react") => Command::React {
+            Some(FrameType::React) => Command::React {
                 message: self.message()?,
                 emoji: self.emoji.as_ref().map(|emoji| emoji.to_string()),
             },
-            Some("create") => Command::CreateConversation(self.new_conversation()?),
-            Some("call") => self.call()?,
+            Some(FrameType::Create) => Command::CreateConversation(self.new_conversation()?),
+            Some(FrameType::Call) => self.call()?,
             _ => return Ok(None),
         };
         Ok(Some(command))

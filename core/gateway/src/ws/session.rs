@@ -10,7 +10,7 @@ use super::{
     bucket::Bucket,
     encode::{self, Answer},
     frame::{self, Message, Violation},
-    protocol::{BadFrame, Batch, Cursors, Frame, Id},
+    protocol::{BadFrame, Batch, Cursors, Frame, FrameType, Id},
     resume::{self, Login, LoginError, Registered},
     socket::Socket,
 };
@@ -238,51 +238,54 @@ impl Session {
     }
 
     fn request(&mut self, frame: Frame<'_>) -> Result<(), Refusal> {
-        match frame.t.as_deref() {
-            None => return Err(Refusal::bad("/t", "/t: missing")),
-            Some("auth") => return self.auth(frame),
-            Some("ping") => {
+        match frame.frame_type()? {
+            Some(FrameType::Auth) => self.auth(frame),
+            Some(FrameType::Ping) => {
                 self.ok(&frame.id);
-                return Ok(());
+                Ok(())
             }
-            Some(_) => {}
+            Some(FrameType::Sub) => self.subscribe(self.admitted()?, &frame),
+            Some(FrameType::Unsub) => {
+                self.admitted()?;
+                self.socket.unsubscribe(frame.conversation()?);
+                self.ok(&frame.id);
+                Ok(())
+            }
+            Some(FrameType::Read) => self.mark(self.admitted()?, &frame, true),
+            Some(FrameType::Delivered) => self.mark(self.admitted()?, &frame, false),
+            Some(FrameType::Typing) => {
+                let actor = self.admitted()?;
+                let on = frame.on.ok_or_else(|| Refusal::bad("/on", "/on: expected true or false"))?;
+                self.gateway().engine.typing(actor, frame.conversation()?, on);
+                self.ok(&frame.id);
+                Ok(())
+            }
+            Some(FrameType::Send) => self.command(&frame, Answer::Message),
+            Some(FrameType::Create) => self.command(&frame, Answer::Conversation),
+            Some(FrameType::Call) => self.command(&frame, Answer::Call),
+            Some(FrameType::Edit | FrameType::Delete | FrameType::React) => self.command(&frame, Answer::Change),
+            None => {
+                self.admitted()?;
+                Err(unknown_type())
+            }
         }
+    }
+
+    /// Who it is; refused before the login and after the token's end.
+    fn admitted(&self) -> Result<&Actor, Refusal> {
         let Some(actor) = &self.actor else {
             return Err(Refusal::new(ErrorCode::Unauthenticated, "auth first"));
         };
         if self.expired.is_some() {
             return Err(Refusal::new(ErrorCode::TokenExpired, "Token expired"));
         }
-        match frame.t.as_deref() {
-            Some("sub") => self.subscribe(actor, &frame),
-            Some("unsub") => {
-                self.socket.unsubscribe(frame.conversation()?);
-                self.ok(&frame.id);
-                Ok(())
-            }
-            Some("read") => self.mark(actor, &frame, true),
-            Some("delivered") => self.mark(actor, &frame, false),
-            Some("typing") => {
-                let on = frame.on.ok_or_else(|| Refusal::bad("/on", "/on: expected true or false"))?;
-                self.gateway().engine.typing(actor, frame.conversation()?, on);
-                self.ok(&frame.id);
-                Ok(())
-            }
-            _ => self.command(actor, &frame),
-        }
+        Ok(actor)
     }
 
-    fn command(&self, actor: &Actor, frame: &Frame<'_>) -> Result<(), Refusal> {
-        let Some(command) = frame.command()? else {
-            return Err(Refusal::new(ErrorCode::UnknownType, "the server does not know this type of frame"));
-        };
+    fn command(&self, frame: &Frame<'_>, kind: Answer) -> Result<(), Refusal> {
+        let actor = self.admitted()?;
+        let command = frame.command()?.ok_or_else(unknown_type)?;
         let client_id = frame.key()?;
-        let kind = match frame.t.as_deref() {
-            Some("send") => Answer::Message,
-            Some("create") => Answer::Conversation,
-            Some("call") => Answer::Call,
-            _ => Answer::Change,
-        };
         let reply = self.reply(&frame.id, kind)?;
         let request = Request {
             actor: actor.clone(),
@@ -513,6 +516,10 @@ impl Session {
             self.gateway().connections.leave(&actor.user);
         }
     }
+}
+
+fn unknown_type() -> Refusal {
+    Refusal::new(ErrorCode::UnknownType, "the server does not know this type of frame")
 }
 
 /// An empty object.

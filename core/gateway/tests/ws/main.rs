@@ -1,5 +1,6 @@
 //! The native WebSocket over real sockets, against the real engine on a store in memory.
 
+mod authorization;
 mod broadcasts;
 mod client;
 mod lifecycle;
