@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admin::{self, Admin},
     auth,
-    config::Settings,
+    config::{Settings, UnknownUsers},
     failure::{Failure, Kind},
     logs, metrics,
     plugins::Plugins,
@@ -164,7 +164,7 @@ async fn start_engine(settings: &Settings, store: SharedStore, plugins: &Plugins
         limits: settings.limits.limits(),
         clock: Arc::new(SystemClock),
         erase_after: Duration::from_secs(settings.retention.erase_after_hours * 3600),
-        reject_unknown_users: settings.users.reject_unknown,
+        reject_unknown_users: settings.users.unknown == UnknownUsers::Reject,
     };
     Engine::start(options).await.map_err(|error| unopened(settings, &error))
 }

@@ -552,12 +552,22 @@ impl Dialect {
     }
 }
 
+/// `users.unknown`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownUsers {
+    /// They come into being when they are first named.
+    Accept,
+    /// Who names them is refused.
+    Reject,
+}
+
 /// `[users]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Users {
-    /// Participants that were never seen are refused.
-    pub reject_unknown: bool,
+    /// What becomes of participants that were never seen.
+    pub unknown: UnknownUsers,
     /// Attributes a user may change in the own profile.
     pub self_editable: Vec<String>,
     /// Attributes that other users may read.
@@ -568,7 +578,7 @@ impl Default for Users {
     fn default() -> Users {
         let users = UserSettings::default();
         Users {
-            reject_unknown: false,
+            unknown: UnknownUsers::Accept,
             self_editable: users.self_editable,
             public_attributes: users.public_attributes,
         }
