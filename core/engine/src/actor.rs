@@ -46,6 +46,11 @@ impl Actor {
         self.roles.iter().any(|r| r == role)
     }
 
+    /// Its requests are counted against the limits of users: not the server's own, nor those of admins.
+    pub fn is_limited(&self) -> bool {
+        !self.user.as_str().is_empty() && !self.is_admin()
+    }
+
     /// May do what admins of the installation do.
     pub fn is_admin(&self) -> bool {
         self.has_role("admin") || self.has_role("service")

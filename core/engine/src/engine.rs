@@ -26,7 +26,7 @@ use crate::{
     presence,
     presence::Presence,
     publish,
-    rates::Rates,
+    rates::{Quota, Rates},
     scope::{HandlerScope, Place},
     sockets::{CoreEvent, NamespaceAnswer, NamespaceCall, Socket, SocketEmit},
     state::State,
@@ -462,6 +462,15 @@ impl Engine {
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
         &self.inner.limits
+    }
+
+    /// What the actor may still ask of its rate limits; none for who is not limited.
+    pub fn quotas(&self, actor: &Actor) -> Vec<Quota> {
+        if actor.is_limited() {
+            self.inner.rates.left(&actor.user)
+        } else {
+            Vec::new()
+        }
     }
 
     /// The wall clock.

@@ -85,10 +85,7 @@ impl Inner {
         if self.closing.is_cancelled() {
             return Err(unavailable());
         }
-        if actor.user.as_str().is_empty() || actor.is_admin() {
-            return Ok(());
-        }
-        self.rates.take(&actor.user)
+        if actor.is_limited() { self.rates.take(&actor.user) } else { Ok(()) }
     }
 
     /// Gives `work` its turn: at once when the turn is free, else a place in the queue.

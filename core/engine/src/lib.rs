@@ -41,4 +41,5 @@ pub use command::{BUILT_IN_KINDS, Command, NewConversation, NewMessage, Outcome,
 pub use engine::{Engine, EngineOptions, Head, Health};
 pub use hub::{ENCODINGS, Edge, Hub, Published, Push, Subscriber, What};
 pub(crate) use inner::Inner;
+pub use rates::Quota;
 pub use refusal::Refusal;

@@ -1,6 +1,9 @@
 //! How often one user may ask.
 
-use std::{collections::HashMap, time::Instant};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use foldhash::fast::RandomState;
 use haggle_model::{ErrorCode, Limits, UserId};
@@ -19,6 +22,23 @@ struct Budget {
     at: Instant,
     hour: (Instant, u32),
 }
+
+/// What is left of one limit for one user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// The limit's name for clients.
+    pub policy: &'static str,
+    /// Requests that may come at once.
+    pub quota: u32,
+    /// The time in which a used-up quota is whole again.
+    pub window: Duration,
+    /// What is left of it.
+    pub remaining: u32,
+    /// Until it is whole again.
+    pub reset: Duration,
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// Token buckets, one per user.
 pub(crate) struct Rates {
@@ -43,6 +63,40 @@ impl Rates {
         self.take_at(user, Instant::now())
     }
 
+    /// What is left for the user now, of the budget that [`Rates::take`] takes from.
+    pub fn left(&self, user: &UserId) -> Vec<Quota> {
+        self.left_at(user, Instant::now())
+    }
+
+    fn left_at(&self, user: &UserId, now: Instant) -> Vec<Quota> {
+        let budget = self.parts[part_of(user)].lock().get(user).copied();
+        let tokens = budget.map_or(self.burst, |budget| self.tokens_at(&budget, now));
+        let refilled_in = |tokens: f64| Duration::from_secs_f64((tokens / self.per_second).max(0.0));
+        let mut left = vec![Quota {
+            policy: "user",
+            quota: self.burst as u32,
+            window: refilled_in(self.burst),
+            remaining: tokens as u32,
+            reset: refilled_in(self.burst - tokens),
+        }];
+        if self.per_hour > 0 {
+            let hour = budget.map(|budget| budget.hour).filter(|(since, _)| now.duration_since(*since) < HOUR);
+            left.push(Quota {
+                policy: "user-hour",
+                quota: self.per_hour,
+                window: HOUR,
+                remaining: self.per_hour.saturating_sub(hour.map_or(0, |(_, used)| used)),
+                reset: hour.map_or(Duration::ZERO, |(since, _)| HOUR.saturating_sub(now.duration_since(since))),
+            });
+        }
+        left
+    }
+
+    fn tokens_at(&self, budget: &Budget, now: Instant) -> f64 {
+        let gained = now.duration_since(budget.at).as_secs_f64() * self.per_second;
+        (budget.tokens + gained).min(self.burst)
+    }
+
     fn take_at(&self, user: &UserId, now: Instant) -> Result<(), Refusal> {
         let mut part = self.parts[part_of(user)].lock();
         if part.len() > PART_USERS_MAX {
@@ -58,19 +112,18 @@ impl Rates {
             Some(budget) => budget,
             None => part.entry(user.clone()).or_insert(new),
         };
-        let gained = now.duration_since(budget.at).as_secs_f64() * self.per_second;
-        budget.tokens = (budget.tokens + gained).min(self.burst);
+        budget.tokens = self.tokens_at(budget, now);
         budget.at = now;
         if budget.tokens < 1.0 {
-            let wait = std::time::Duration::from_secs_f64((1.0 - budget.tokens) / self.per_second);
+            let wait = Duration::from_secs_f64((1.0 - budget.tokens) / self.per_second);
             return Err(limited("limits.rate_per_second", wait));
         }
         if self.per_hour > 0 {
-            if now.duration_since(budget.hour.0).as_secs() >= 3600 {
+            if now.duration_since(budget.hour.0) >= HOUR {
                 budget.hour = (now, 0);
             }
             if budget.hour.1 >= self.per_hour {
-                let wait = std::time::Duration::from_secs(3600).saturating_sub(now.duration_since(budget.hour.0));
+                let wait = HOUR.saturating_sub(now.duration_since(budget.hour.0));
                 return Err(limited("limits.rate_per_hour", wait));
             }
             budget.hour.1 += 1;
@@ -80,7 +133,7 @@ impl Rates {
     }
 }
 
-fn limited(name: &str, wait: std::time::Duration) -> Refusal {
+fn limited(name: &str, wait: Duration) -> Refusal {
     Refusal::new(ErrorCode::RateLimited, format!("more requests than {name} allows")).after(wait)
 }
 
@@ -94,7 +147,6 @@ fn part_of(user: &UserId) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn a_burst_then_the_rate() {
@@ -110,6 +162,34 @@ mod tests {
         assert!(refused.retry_after.unwrap() <= Duration::from_millis(100));
         assert!(rates.take_at(&user, now + Duration::from_millis(101)).is_ok());
         assert!(rates.take_at(&UserId::from("bob"), now).is_ok(), "others have their own budget");
+    }
+
+    #[test]
+    fn what_is_left_is_what_take_takes_from() {
+        let rates = Rates::new(&Limits {
+            rate_per_second: 10,
+            rate_burst: 40,
+            rate_per_hour: 5,
+            ..Limits::default()
+        });
+        let (user, now) = (UserId::from("ann"), Instant::now());
+        let left = |after: Duration| -> Vec<(u32, u64, u32, u64)> {
+            let quotas = rates.left_at(&user, now + after);
+            let shown = |quota: &Quota| (quota.quota, quota.window.as_secs(), quota.remaining, quota.reset.as_millis() as u64);
+            quotas.iter().map(shown).collect()
+        };
+        assert_eq!(left(Duration::ZERO), [(40, 4, 40, 0), (5, 3600, 5, 0)], "of who never asked");
+        for _ in 0..5 {
+            rates.take_at(&user, now).unwrap();
+        }
+        assert_eq!(left(Duration::ZERO), [(40, 4, 35, 500), (5, 3600, 0, 3_600_000)]);
+        assert!(rates.take_at(&user, now).is_err());
+        assert_eq!(
+            left(Duration::from_secs(1)),
+            [(40, 4, 40, 0), (5, 3600, 0, 3_599_000)],
+            "a refusal takes nothing"
+        );
+        assert_eq!(left(HOUR)[1], (5, 3600, 5, 0));
     }
 
     #[test]

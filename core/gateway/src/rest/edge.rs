@@ -3,17 +3,18 @@
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
     panic::AssertUnwindSafe,
-    sync::Arc,
-    time::Instant,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
 };
 
 use axum::{
     extract::{MatchedPath, Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{Extensions, HeaderMap, HeaderValue, Method, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 use futures_util::FutureExt;
+use haggle_engine::{Actor, Quota};
 use haggle_model::ErrorCode;
 
 use super::problem::Problem;
@@ -28,11 +29,27 @@ pub struct RequestIds {
     pub trace: Arc<str>,
 }
 
+/// Who asks, once the handler knows: what is left of their rate stands in the answer's headers.
+#[derive(Clone, Debug, Default)]
+pub struct Asking(Arc<OnceLock<Actor>>);
+
+impl Asking {
+    /// Notes who asks.
+    pub fn note(extensions: &Extensions, actor: &Actor) {
+        if let Some(Asking(slot)) = extensions.get() {
+            let _ = slot.set(actor.clone()); // Noted already: the same request has the same actor.
+        }
+    }
+}
+
 const REQUEST_ID: &str = "x-request-id";
+/// Of draft-ietf-httpapi-ratelimit-headers: what there is of each limit, and what is left of it.
+const RATE_LIMIT_POLICY: &str = "ratelimit-policy";
+const RATE_LIMIT: &str = "ratelimit";
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, if-match, traceparent, x-request-id";
 const ALLOWED_METHODS: &str = "GET, POST, PUT, PATCH, DELETE";
-const EXPOSED_HEADERS: &str = "etag, idempotent-replayed, location, retry-after, x-request-id";
+const EXPOSED_HEADERS: &str = "etag, idempotent-replayed, location, ratelimit, ratelimit-policy, retry-after, x-request-id";
 /// How long a browser remembers a preflight, in seconds.
 const PREFLIGHT_MAX_AGE: &str = "600";
 
@@ -44,6 +61,8 @@ pub async fn edge(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let origin = request.headers().get(header::ORIGIN).cloned();
     request.extensions_mut().insert(ids.clone());
+    let asking = Asking::default();
+    request.extensions_mut().insert(asking.clone());
 
     let allowed = gateway.origins.allow_request(request.headers());
     let response = if !allowed {
@@ -57,6 +76,9 @@ pub async fn edge(State(gateway): State<Arc<Gateway>>, mut request: Request, nex
             .unwrap_or_else(|_| panicked(&ids))
     };
     let mut response = rendered(response, &ids);
+    if let Some(actor) = asking.0.get() {
+        rate_headers(response.headers_mut(), &gateway.engine.quotas(actor));
+    }
     finish_headers(response.headers_mut(), &ids, origin.filter(|_| allowed));
     tracing::debug!(request = %ids.id, %method, route = route.as_ref().map(MatchedPath::as_str), status = response.status().as_u16(), "answered");
     count(&method, route.as_ref(), response.status(), start);
@@ -128,6 +150,21 @@ fn rendered(mut response: Response, ids: &RequestIds) -> Response {
     let mut whole = problem.render(&ids.id);
     whole.headers_mut().extend(std::mem::take(response.headers_mut()));
     whole
+}
+
+/// `RateLimit-Policy: "user";q=200;w=4` and `RateLimit: "user";r=199;t=1`: whole seconds, rounded up.
+fn rate_headers(headers: &mut HeaderMap, quotas: &[Quota]) {
+    let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let list = |item: &dyn Fn(&Quota) -> String| quotas.iter().map(item).collect::<Vec<_>>().join(", ");
+    let policies = list(&|quota| format!("\"{}\";q={};w={}", quota.policy, quota.quota, seconds(quota.window)));
+    let left = list(&|quota| format!("\"{}\";r={};t={}", quota.policy, quota.remaining, seconds(quota.reset)));
+    for (name, value) in [(RATE_LIMIT_POLICY, policies), (RATE_LIMIT, left)] {
+        if let Ok(value) = HeaderValue::from_str(&value)
+            && !value.is_empty()
+        {
+            headers.insert(name, value);
+        }
+    }
 }
 
 fn finish_headers(headers: &mut HeaderMap, ids: &RequestIds, origin: Option<HeaderValue>) {

@@ -14,7 +14,10 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
 use utoipa::IntoParams;
 
-use super::{edge::RequestIds, problem::Problem};
+use super::{
+    edge::{Asking, RequestIds},
+    problem::Problem,
+};
 use crate::{
     Gateway,
     auth::{AuthError, Identity},
@@ -79,13 +82,15 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
     async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Caller, Problem> {
         let identity = authenticate(gateway, &parts.headers).await?;
         gateway.engine.see_user(&identity.user).await?;
+        let actor = actor(identity);
+        Asking::note(&parts.extensions, &actor);
         let key = parts
             .headers
             .get("idempotency-key")
             .map(|value| idempotency_key(value.as_bytes()))
             .transpose()?;
         Ok(Caller {
-            actor: actor(identity),
+            actor,
             trace_id: trace_id(parts),
             key,
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     body::Body,
     extract::{Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
     response::Response,
 };
 use haggle_engine::{
@@ -16,6 +16,7 @@ use haggle_model::ErrorCode;
 
 use super::{
     answer::Answer,
+    edge::Asking,
     extract::{actor, authenticate, read_body, trace_id},
     problem::Problem,
 };
@@ -47,7 +48,7 @@ pub async fn route(State(gateway): State<Arc<Gateway>>, request: Request) -> Ans
     let Some(route) = find(&routes, parts.method.as_str(), parts.uri.path())? else {
         return Err(Problem::not_found());
     };
-    let actor = admit(&gateway, route, &parts.headers).await?;
+    let actor = admit(&gateway, route, &parts).await?;
     let trace = trace_id(&parts);
     let request = to_plugin(&parts, read_body(body, &gateway).await?.to_vec());
     let response = gateway.engine.http(actor, trace, &route.plugin, request).await?;
@@ -82,13 +83,14 @@ pub fn method_not_allowed() -> Problem {
 }
 
 /// Who the plugin will see. On an open route a token is judged only where there is one; without it the user is empty.
-async fn admit(gateway: &Gateway, route: &Route, headers: &HeaderMap) -> Result<Actor, Problem> {
-    if route.access == RouteAccess::Nobody && !headers.contains_key(header::AUTHORIZATION) {
+async fn admit(gateway: &Gateway, route: &Route, parts: &Parts) -> Result<Actor, Problem> {
+    if route.access == RouteAccess::Nobody && !parts.headers.contains_key(header::AUTHORIZATION) {
         return Ok(Actor::user("", "rest"));
     }
-    let identity = authenticate(gateway, headers).await?;
+    let identity = authenticate(gateway, &parts.headers).await?;
     gateway.engine.see_user(&identity.user).await?;
     let actor = actor(identity);
+    Asking::note(&parts.extensions, &actor);
     match &route.access {
         RouteAccess::Role(role) if !actor.has_role(role) => Err(Problem::new(ErrorCode::Forbidden, format!("this route needs the role {role}"))),
         _ => Ok(actor),

@@ -1,10 +1,13 @@
 //! What surrounds the routes: ids, origins, problems, limits, the docs.
 
+use std::sync::Arc;
+
 use axum::{body::Body, http::Request};
+use haggle_engine::ports::NoPlugins;
 use haggle_model::Limits;
 use serde_json::json;
 
-use super::support::{Api, expired, generous, token};
+use super::support::{Api, Reply, expired, generous, token, token_with};
 
 #[tokio::test]
 async fn tokens_are_asked_for_and_judged() {
@@ -166,4 +169,47 @@ fn the_checked_in_openapi_document_is_the_one_of_the_code() {
         kept == now,
         "docs/openapi.json is not what the code says: run `haggle openapi > docs/openapi.json`"
     );
+}
+
+#[tokio::test]
+async fn answers_say_what_is_left_of_the_users_rate() {
+    let limits = Limits {
+        rate_per_second: 1,
+        rate_burst: 3,
+        rate_per_hour: 100,
+        ..Limits::default()
+    };
+    let api = Api::with(Arc::new(NoPlugins), limits, |_| {}).await;
+    let fields = |reply: &Reply| (reply.header("ratelimit-policy").to_owned(), reply.header("ratelimit").to_owned());
+    let policy = "\"user\";q=3;w=3, \"user-hour\";q=100;w=3600";
+    let fresh = api.get("ann", "/api/users/me").await;
+    assert_eq!(
+        fields(&fresh),
+        (policy.to_owned(), "\"user\";r=3;t=0, \"user-hour\";r=100;t=0".to_owned()),
+        "reading takes nothing"
+    );
+    let block = || api.put("ann", "/api/users/bob/block", json!({}));
+    let one = block().await;
+    assert_eq!(
+        fields(&one),
+        (policy.to_owned(), "\"user\";r=2;t=1, \"user-hour\";r=99;t=3600".to_owned())
+    );
+    block().await;
+    block().await;
+    let refused = block().await;
+    assert!(
+        fields(&refused).1.starts_with("\"user\";r=0;t=3, \"user-hour\";r=97;"),
+        "{:?}",
+        fields(&refused)
+    );
+    assert_eq!(refused.header("retry-after"), "1");
+    refused.problem(429, "rate_limited");
+    for (token, path) in [(None, "/api/users/me"), (Some(token_with("root", &["admin"])), "/api/users/me")] {
+        let reply = api.ask(token.as_deref(), "GET", path, &[], None).await;
+        assert_eq!(
+            fields(&reply),
+            Default::default(),
+            "who is not limited, or not known, sees no such fields"
+        );
+    }
 }
