@@ -15,4 +15,5 @@ mod plugins;
 pub mod serve;
 mod status;
 mod token;
+mod verify;
 mod version;

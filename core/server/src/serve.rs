@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use haggle_engine::{Engine, EngineOptions, SystemClock};
 use haggle_gateway::{Authenticator, Gateway, http};
-use haggle_store::{Durability, Log, SharedStore, StoreError, decorate::Metered, embedded::EmbeddedStore};
+use haggle_store::{Log, SharedStore, StoreError, decorate::Metered, embedded::EmbeddedStore};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
@@ -23,6 +23,7 @@ use crate::{
     logs, metrics,
     plugins::Plugins,
     status::{Parts, Status},
+    verify::{self, Verification},
     version,
 };
 
@@ -77,6 +78,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let recorder = metrics::install()?;
     metrics::describe();
     haggle_gateway::metrics::describe();
+    verify::describe();
     let clients = listen(settings.server.listen, "server.listen", "--listen").await?;
     let mut listeners = vec![];
     for address in &settings.server.listen_also {
@@ -85,7 +87,8 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let operators = listen(settings.server.admin, "server.admin", "--admin").await?;
     let addresses = (clients.local_addr()?, operators.local_addr()?);
 
-    let (store, durability) = open_store(&settings).await?;
+    let embedded = open_store(&settings).await?;
+    let (durability, verification) = (embedded.durability(), Arc::new(Verification::default()));
     let status = Arc::new(Status::default());
     let auth_config = auth::config(&settings)?;
     let authenticator = || Authenticator::new(auth_config.clone()).map_err(|error| Failure::usage(error.to_string()));
@@ -101,6 +104,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     let upkeep = tokio::spawn(keep_up(recorder, status.clone()));
 
     let plugins = Plugins::start(&settings).await?;
+    let store: SharedStore = Arc::new(Metered::new(embedded.clone()));
     let engine = start_engine(&settings, store, &plugins).await?;
     let gateway = Gateway::new(engine.clone(), authenticator()?, auth::origins(&settings.auth)?, settings.gateway());
     let stop = CancellationToken::new();
@@ -115,10 +119,13 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         engine: engine.clone(),
         plugins,
         durability,
+        verification: verification.clone(),
     });
+    let verifying = tokio::spawn(verify::run(embedded, verification));
     tracing::info!(clients = %addresses.0, operators = %addresses.1, %durability, data_dir = %settings.server.data_dir.display(), version = version::VERSION, commit = version::COMMIT, "serving");
 
     signals.first().await;
+    verifying.abort();
     let end = tokio::spawn(drain(settings, status, gateway, engine, serving, stop));
     tokio::select! {
         () = signals.next() => {
@@ -139,13 +146,11 @@ async fn listen(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListene
     })
 }
 
-async fn open_store(settings: &Settings) -> Result<(SharedStore, Durability), Failure> {
+async fn open_store(settings: &Settings) -> Result<Arc<EmbeddedStore>, Failure> {
     let (dir, options) = (settings.server.data_dir.clone(), settings.store.options());
     let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&dir, options)).await;
     let opened = opened.unwrap_or_else(|panicked| Err(StoreError::Open(panicked.to_string())));
-    let store = opened.map_err(|error| unopened(settings, &error))?;
-    let durability = store.durability();
-    Ok((Arc::new(Metered::new(Arc::new(store))), durability))
+    opened.map(Arc::new).map_err(|error| unopened(settings, &error))
 }
 
 fn unopened(settings: &Settings, error: &StoreError) -> Failure {

@@ -1,7 +1,7 @@
 //! What `/readyz` says: whether the server is starting, serving, read-only or draining.
 
 use std::sync::{
-    OnceLock,
+    Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 
@@ -10,7 +10,7 @@ use haggle_store::Durability;
 use metrics::gauge;
 use serde_json::{Value, json};
 
-use crate::plugins::Plugins;
+use crate::{plugins::Plugins, verify::Verification};
 
 /// The parts of a server that has started.
 pub struct Parts {
@@ -20,6 +20,8 @@ pub struct Parts {
     pub plugins: Plugins,
     /// What an ack means.
     pub durability: Durability,
+    /// How far the log's checksums were looked at.
+    pub verification: Arc<Verification>,
 }
 
 /// How firmly the process serves. Shared by the listeners.
@@ -96,7 +98,7 @@ impl Status {
         let mut answer = json!({ "status": readiness.as_str(), "checks": { "draining": readiness == Readiness::Draining } });
         let Some(parts) = self.parts.get() else { return answer };
         let writable = parts.engine.health() == Health::Ready;
-        answer["checks"]["store"] = json!({ "durability": parts.durability.to_string(), "state": if writable { "ready" } else { "read-only" } });
+        answer["checks"]["store"] = json!({ "durability": parts.durability.to_string(), "state": if writable { "ready" } else { "read-only" }, "checksums": parts.verification.describe() });
         answer["checks"]["plugins"] = parts.plugins.summary();
         answer["checks"]["users_online"] = json!(parts.engine.hub().users_online());
         answer
