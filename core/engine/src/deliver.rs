@@ -186,7 +186,7 @@ pub(crate) async fn after(
             scope.release().await;
             return Err(error);
         }
-        match commit(engine, plan, scope, entry.conversation, None, id).await {
+        match commit(engine, plan, plugin, scope, entry.conversation, None, id).await {
             Ok(true) => return Ok(()),
             Ok(false) => continue,
             Err(refusal) => return Err(failed(refusal)),
@@ -212,6 +212,7 @@ pub(crate) fn kind_of(refusal: &Refusal) -> &'static str {
 pub(crate) async fn commit(
     engine: &Arc<Inner>,
     plan: &Arc<dyn Plan>,
+    plugin: &PluginId,
     scope: HandlerScope,
     conversation: ConversationId,
     address: Option<Address>,
@@ -227,6 +228,7 @@ pub(crate) async fn commit(
         &UserId::from(""),
         StageWork {
             plan: plan.clone(),
+            writer: Actor::plugin(plugin).user,
             scope,
             address,
             id,
@@ -244,6 +246,8 @@ pub(crate) async fn commit(
 /// The short turn in which a handler's writes are staged.
 struct StageWork {
     plan: Arc<dyn Plan>,
+    /// The plugin, as who did it in the log.
+    writer: UserId,
     scope: HandlerScope,
     address: Option<Address>,
     id: CommandId,
@@ -256,6 +260,7 @@ impl Work for StageWork {
     async fn run(self, turn: Turn) {
         let StageWork {
             plan,
+            writer,
             scope,
             address,
             id,
@@ -292,6 +297,9 @@ impl Work for StageWork {
                 return turn.conversation.answer(reply, Err(refusal));
             }
         };
+        if transaction.items.is_empty() {
+            transaction.items.push(Item::new(&writer, Event::Effects));
+        }
         if let Some(address) = &address
             && turn.conversation.with_state(|state| state.row.is_none())
         {

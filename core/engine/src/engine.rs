@@ -359,10 +359,13 @@ impl Engine {
     }
 
     /// Runs a plugin's route, outside any turn; what it writes commits in the plugin's own conversation. A request with
-    /// the user's key for it, sent again, writes nothing twice.
+    /// the user's key for it, sent again, writes nothing twice. Where nobody is logged in the actor is the plugin itself
+    /// ([`Actor::plugin`]).
     pub async fn http(&self, actor: Actor, trace_id: String, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, Refusal> {
         let key = request.headers.iter().find(|(name, _)| name == "idempotency-key");
-        let command = key.filter(|_| !actor.user.as_str().is_empty()).map(|(_, key)| {
+        // A plugin that acts for itself stands for everybody who is not logged in.
+        let somebody = !actor.user.as_str().is_empty() && actor.user != Actor::plugin(plugin).user;
+        let command = key.filter(|_| somebody).map(|(_, key)| {
             let route = [request.method.as_bytes(), request.path.as_bytes()];
             let user = actor.user.as_str().as_bytes();
             CommandId::hash(&[b"http", plugin.as_str().as_bytes(), user, route[0], route[1], key.as_bytes()])
@@ -632,7 +635,7 @@ pub(crate) async fn outside(engine: &Arc<Inner>, plugin: &PluginId, asked: Asked
             emits.into_iter().for_each(|emit| publish::emit(&engine.hub, emit));
             return Ok(answer);
         }
-        if deliver::commit(engine, &plan, scope, conversation.id, Some(address.clone()), command).await? {
+        if deliver::commit(engine, &plan, plugin, scope, conversation.id, Some(address.clone()), command).await? {
             return Ok(answer);
         }
     }

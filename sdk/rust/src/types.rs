@@ -32,6 +32,11 @@ pub struct Call {
 }
 
 impl Call {
+    /// The user who acts, or nobody: a plugin or the server does, or an http request came without a token.
+    pub fn user(&self) -> Option<&str> {
+        Some(self.actor.as_str()).filter(|actor| !actor.is_empty() && !actor.starts_with("plugin:"))
+    }
+
     /// Whether the actor's token has this role.
     pub fn has_role(&self, role: &str) -> bool {
         self.roles.iter().any(|r| r == role)

@@ -82,10 +82,13 @@ pub fn method_not_allowed() -> Problem {
     )
 }
 
-/// Who the plugin will see. On an open route a token is judged only where there is one; without it the user is empty.
+/// Who the plugin will see. On an open route a token is judged only where there is one; without it the plugin acts for itself.
 async fn admit(gateway: &Gateway, route: &Route, parts: &Parts) -> Result<Actor, Problem> {
     if route.access == RouteAccess::Nobody && !parts.headers.contains_key(header::AUTHORIZATION) {
-        return Ok(Actor::user("", "rest"));
+        return Ok(Actor {
+            transport: "rest",
+            ..Actor::plugin(&route.plugin)
+        });
     }
     let identity = authenticate(gateway, &parts.headers).await?;
     gateway.engine.see_user(&identity.user).await?;

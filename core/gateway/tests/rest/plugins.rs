@@ -263,7 +263,8 @@ async fn routes_ask_for_what_their_manifest_says() {
     let open = open.expect(201);
     assert_eq!(
         (&open["user"], &open["query"], &open["trace"]),
-        (&json!(""), &json!("a=1"), &json!("r-1"))
+        (&json!("plugin:offers"), &json!("a=1"), &json!("r-1")),
+        "nobody is logged in: the plugin acts for itself"
     );
     assert!(!open["headers"].to_string().contains("s=1"));
     api.ask(Some("nonsense"), "GET", "/plugins/offers/open", &[], None)
