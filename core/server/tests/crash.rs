@@ -1,4 +1,4 @@
-//! What is acknowledged survives: kill -9 under load, twenty times over one data directory.
+//! What is acknowledged survives, and what follows from it is done once: kill -9 under load, twenty times over one data directory.
 
 mod support;
 
@@ -17,15 +17,20 @@ const WRITERS: usize = 16;
 /// How long a start may take until it serves.
 const SERVING_MAX: Duration = Duration::from_secs(2);
 
+/// How long the after-hooks may take to catch up after the last start.
+const HOOKS_DONE_MAX: Duration = Duration::from_secs(120);
+
 /// What writers know: acknowledged client id -> (message id, seq), per conversation.
 type Acked = Arc<Mutex<HashMap<String, HashMap<String, (String, u64)>>>>;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_twenty_kills() {
     let world = World {
-        args: vec!["--config", config()],
+        args: vec!["--config", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/crash.toml")],
         ..World::new()
     };
+    // Its after-hook notifies the reader of every message: the effect that must be there once.
+    support::copy_plugin("marketplace-notifications", &world.plugins);
     let acked = Acked::default();
     let mut starts = Vec::new();
     for round in 0..ROUNDS {
@@ -49,8 +54,40 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
     assert!(starts[ROUNDS / 2] < SERVING_MAX, "serving again after {starts:?}");
     let server = world.start().await;
     let acked = acked.lock().unwrap().clone();
-    let total = check(&server, &acked).await;
+    let stored = check(&server, &acked).await;
+    let total: usize = acked.values().map(HashMap::len).sum();
     assert!(total > ROUNDS * WRITERS, "there was load: {total} messages acknowledged");
+    for (writer, messages) in stored {
+        let reader = format!("reader-{writer}");
+        told_once(&server, &reader, &messages).await;
+    }
+}
+
+/// The after-hooks of all these messages are complete in the end, each with one effect: one notification in the reader's log.
+async fn told_once(server: &Server, reader: &str, messages: &[String]) {
+    let client = rest(server, reader).await;
+    let personal = support::personal(server, reader).await;
+    let started = Instant::now();
+    loop {
+        let mut told: HashMap<String, usize> = HashMap::new();
+        for event in support::events(&client, &personal).await {
+            if event["name"] == "notification.created" && event["data"]["type"] == "MESSAGE_RECEIVED" {
+                *told.entry(event["data"]["messageId"].as_str().unwrap().to_owned()).or_default() += 1;
+            }
+        }
+        let twice: Vec<_> = told.iter().filter(|(_, times)| **times > 1).collect();
+        assert!(twice.is_empty(), "{reader} was told of {} messages more than once", twice.len());
+        let missing = messages.iter().filter(|id| !told.contains_key(*id)).count();
+        if missing == 0 {
+            return assert_eq!(told.len(), messages.len(), "{reader} is told of what was never stored");
+        }
+        assert!(
+            started.elapsed() < HOOKS_DONE_MAX,
+            "{reader} is not told of {missing} of {} messages",
+            messages.len()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// Sends one message after the other until the server is gone, and repeats the one whose answer never came in the next round.
@@ -85,51 +122,31 @@ async fn write(address: String, token: String, round: usize, writer: usize, acke
     }
 }
 
-async fn check(server: &Server, acked: &HashMap<String, HashMap<String, (String, u64)>>) -> usize {
+/// Compares the history with what was acknowledged; the ids of all stored messages, acknowledged or not, by writer.
+async fn check(server: &Server, acked: &HashMap<String, HashMap<String, (String, u64)>>) -> HashMap<String, Vec<String>> {
+    let mut stored = HashMap::new();
     for (conversation, messages) in acked {
         let writer = messages.keys().next().unwrap().split('-').next().unwrap().to_owned();
-        let history = history(&rest(server, &format!("writer-{writer}")).await, conversation).await;
-        let mut seen: HashMap<&str, usize> = HashMap::new();
-        for (index, (seq, id, content)) in history.iter().enumerate() {
-            assert_eq!(*seq, index as u64 + 1, "dense");
-            if !content.is_empty() {
-                *seen.entry(content).or_default() += 1;
-                let key = content.trim_start_matches("message ");
-                assert!(messages.get(key).is_none_or(|acked| acked == &(id.clone(), *seq)), "{key} moved");
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut ids = Vec::new();
+        let history = support::events(&rest(server, &format!("writer-{writer}")).await, conversation).await;
+        for (index, event) in history.iter().enumerate() {
+            assert_eq!(event["seq"], index as u64 + 1, "dense");
+            if event["name"] == "message.created" {
+                let text = |name: &str| event["data"][name].as_str().unwrap().to_owned();
+                let (id, key) = (text("id"), text("content").trim_start_matches("message ").to_owned());
+                let here = (id.clone(), index as u64 + 1);
+                assert!(messages.get(&key).is_none_or(|acked| *acked == here), "{key} moved");
+                *seen.entry(key).or_default() += 1;
+                ids.push(id);
             }
         }
         for key in messages.keys() {
-            assert_eq!(seen.get(format!("message {key}").as_str()), Some(&1), "{key} is there exactly once");
+            assert_eq!(seen.get(key), Some(&1), "{key} is there exactly once");
         }
+        stored.insert(writer, ids);
     }
-    acked.values().map(HashMap::len).sum()
-}
-
-/// (seq, message id, content) of every event.
-async fn history(client: &Rest, conversation: &str) -> Vec<(u64, String, String)> {
-    let mut events = Vec::new();
-    loop {
-        let path = format!("/api/conversations/{conversation}/events?after={}&limit=100", events.len());
-        let page = client.get(&path).await.unwrap().ok().unwrap();
-        let page = page["events"].as_array().unwrap().clone();
-        if page.is_empty() {
-            return events;
-        }
-        for event in page {
-            let text = |name: &str| event["data"][name].as_str().unwrap_or_default().to_owned();
-            let created = event["name"] == "message.created";
-            events.push((
-                event["seq"].as_u64().unwrap(),
-                text("id"),
-                if created { text("content") } else { String::new() },
-            ));
-        }
-    }
-}
-
-/// A configuration that does not limit the load.
-fn config() -> &'static str {
-    concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/unlimited.toml")
+    stored
 }
 
 #[tokio::test]

@@ -17,6 +17,38 @@ pub fn plugins() -> Option<PathBuf> {
     dir.is_dir().then_some(dir)
 }
 
+/// Puts a first-party plugin into the folder.
+pub fn copy_plugin(name: &str, into: &Path) {
+    let built = plugins().expect("the plugins as wasm: run `cargo xtask test`, or `cargo xtask plugins` and set HAGGLE_PLUGINS=target/plugins");
+    let (from, to) = (built.join(name), into.join(name));
+    std::fs::create_dir_all(&to).unwrap();
+    for file in std::fs::read_dir(&from).unwrap().flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+/// The id of the user's own conversation, whose events are the `me` stream.
+pub async fn personal(server: &Server, user: &str) -> String {
+    let token = server.token(user, &[]).await.unwrap();
+    let mut socket = Socket::open(&server.clients).await.unwrap();
+    let login = socket.request(json!({"t": "auth", "token": token})).await.unwrap();
+    login["me"]["c"].as_str().unwrap().to_owned()
+}
+
+/// Every event of a conversation, oldest first.
+pub async fn events(client: &Rest, conversation: &str) -> Vec<serde_json::Value> {
+    let mut events = Vec::new();
+    loop {
+        let path = format!("/api/conversations/{conversation}/events?after={}&limit=500", events.len());
+        let page = client.get(&path).await.unwrap().ok().unwrap();
+        let page = page["events"].as_array().unwrap();
+        if page.is_empty() {
+            return events;
+        }
+        events.extend(page.iter().cloned());
+    }
+}
+
 pub struct World {
     pub data: tempfile::TempDir,
     pub plugins: PathBuf,
