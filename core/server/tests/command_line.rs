@@ -60,6 +60,12 @@ fn wrong_configuration_is_2_and_names_the_key() {
         2,
         &["server.lissten", "haggle.toml", "server.listen?"],
     );
+    std::fs::write(&file, "[users]\nunknown = \"maybe\"").expect("a file");
+    check_failure(
+        &["config", "check", "--config", file.to_str().expect("plain")],
+        2,
+        &["users.unknown", "accept", "reject"],
+    );
     check_failure(
         &["config", "check", "--config", "/nowhere.toml"],
         2,

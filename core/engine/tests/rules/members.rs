@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use haggle_engine::Command;
-use haggle_model::{ErrorCode, Event, Role, Seq};
+use haggle_engine::{Command, NewConversation, NewMessage, To};
+use haggle_model::{ErrorCode, Event, Role, Seq, UserId};
 
-use crate::support::{Random, World, eventually, send};
+use crate::support::{Random, Setup, World, eventually, send};
 
 const USERS: [&str; 5] = ["ann", "bob", "cid", "dan", "eve"];
 
@@ -290,4 +290,42 @@ async fn a_block_stops_messages_and_edits_both_ways_and_keeps_the_past() {
             .code,
         ErrorCode::BadRequest
     );
+}
+
+#[tokio::test]
+async fn strangers_are_refused_where_users_unknown_says_so() {
+    let world = World::with(Setup {
+        reject_unknown_users: true,
+        ..Setup::default()
+    })
+    .await;
+    world.engine.see_user(&"ann".into()).await.unwrap();
+    world.engine.see_user(&"bob".into()).await.unwrap();
+    let group = |participants: &[&str]| {
+        Command::CreateConversation(NewConversation::Group {
+            participants: participants.iter().map(|user| UserId::from(*user)).collect(),
+            name: None,
+            avatar: None,
+        })
+    };
+    let id = world.run("ann", group(&["bob"])).await.unwrap().conversation;
+    let add = Command::AddParticipant {
+        conversation: id,
+        user: "nobody".into(),
+        role: Role::Member,
+    };
+    let write = Command::Send {
+        to: To::User("nobody".into()),
+        message: NewMessage::text("hello?"),
+    };
+    for command in [group(&["bob", "nobody"]), add, write] {
+        let refusal = world.run("ann", command).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.field), (ErrorCode::BadRequest, Some("/participants")));
+        assert!(refusal.message.contains("users.unknown"), "names the setting: {refusal}");
+    }
+    let write = Command::Send {
+        to: To::User("bob".into()),
+        message: NewMessage::text("hello"),
+    };
+    world.run("ann", write).await.unwrap();
 }

@@ -43,6 +43,7 @@ pub struct Setup {
     pub limits: Limits,
     pub clock: Arc<ManualClock>,
     pub erase_after: Duration,
+    pub reject_unknown_users: bool,
 }
 
 impl Default for Setup {
@@ -53,6 +54,7 @@ impl Default for Setup {
             limits: unlimited(),
             clock: Arc::new(ManualClock::new(START)),
             erase_after: Duration::from_secs(86_400),
+            reject_unknown_users: false,
         }
     }
 }
@@ -82,6 +84,7 @@ impl World {
             limits,
             clock,
             erase_after,
+            reject_unknown_users,
         } = setup;
         let (faulty, faults) = Faulty::new(store.clone());
         let options = EngineOptions {
@@ -90,7 +93,7 @@ impl World {
             limits: limits.clone(),
             clock: clock.clone(),
             erase_after,
-            reject_unknown_users: false,
+            reject_unknown_users,
         };
         World {
             engine: Engine::start(options).await.expect("the engine starts"),
@@ -122,6 +125,7 @@ impl World {
             limits: self.limits,
             clock: self.clock,
             erase_after: self.erase_after,
+            ..Setup::default()
         };
         World::with(setup).await
     }

@@ -10,6 +10,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
+/// A setting that is one of a few words; another word is an error that lists them.
+macro_rules! choice {
+    ($(#[$meta:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $word:literal,)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(try_from = "String")]
+        pub enum $name {
+            $($(#[$about])* #[serde(rename = $word)] $variant,)*
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = String;
+
+            fn try_from(word: String) -> Result<$name, String> {
+                match word.as_str() {
+                    $($word => Ok($name::$variant),)*
+                    other => Err(format!("{other:?} is none of {}", [$($word),*].join(", "))),
+                }
+            }
+        }
+    };
+}
+
 /// Everything that can be set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -552,14 +575,14 @@ impl Dialect {
     }
 }
 
-/// `users.unknown`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum UnknownUsers {
-    /// They come into being when they are first named.
-    Accept,
-    /// Who names them is refused.
-    Reject,
+choice! {
+    /// `users.unknown`
+    UnknownUsers {
+        /// They come into being when they are first named.
+        Accept = "accept",
+        /// Who names them is refused.
+        Reject = "reject",
+    }
 }
 
 /// `[users]`
@@ -719,16 +742,16 @@ impl Default for Log {
     }
 }
 
-/// How a log line looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people on a terminal, JSON elsewhere.
-    Auto,
-    /// One JSON object per line.
-    Json,
-    /// For people.
-    Pretty,
+choice! {
+    /// How a log line looks.
+    LogFormat {
+        /// For people on a terminal, JSON elsewhere.
+        Auto = "auto",
+        /// One JSON object per line.
+        Json = "json",
+        /// For people.
+        Pretty = "pretty",
+    }
 }
 
 /// `[drain]`
