@@ -35,7 +35,8 @@ fn help_is_a_page_with_examples() {
             "haggle {command} --help:\n{help}"
         );
     }
-    assert!(stdout(&["--help"]).contains("Exit codes:"));
+    let help = stdout(&["--help"]);
+    assert!(help.starts_with("Durable conversations") && help.contains("Exit codes:"), "{help}");
 }
 
 #[test]

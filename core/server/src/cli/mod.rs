@@ -29,7 +29,7 @@ First steps:
 
 /// Durable conversations for marketplaces, with plugins.
 #[derive(Debug, Parser)]
-#[command(name = "haggle", version = version::LONG, about, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
+#[command(name = "haggle", version = version::LONG, after_help = AFTER_HELP, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
