@@ -9,7 +9,10 @@ pub enum StoreError {
     /// A row does not match its checksum or cannot be decoded. Never skipped in silence.
     #[error("store corrupt: {0}")]
     Corrupt(String),
-    /// The store was made by a newer version, is in use by another process, or cannot be opened.
+    /// Another process has it open.
+    #[error("store cannot be opened: {0} is in use by another process")]
+    InUse(String),
+    /// The store was made by a newer version, or cannot be opened.
     #[error("store cannot be opened: {0}")]
     Open(String),
 }

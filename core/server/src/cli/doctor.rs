@@ -11,7 +11,7 @@ use std::{
 
 use clap::Args;
 use haggle_model::{Pos, Shard};
-use haggle_store::{Log, embedded::EmbeddedStore};
+use haggle_store::{Log, StoreError, embedded::EmbeddedStore};
 
 use super::{ConfigFrom, block_on, print};
 use crate::{config::Settings, dev_key, failure::Failure, metrics, plugins};
@@ -176,8 +176,11 @@ fn time_syncs(dir: &Path) -> std::io::Result<Duration> {
 fn log(settings: &Settings) -> Finding {
     let store = match EmbeddedStore::open(&settings.server.data_dir, settings.store.options()) {
         Ok(store) => store,
-        Err(error) if is_running(settings.server.admin) => {
-            return Finding::Odd(format!("not verified: {error}"), "stop the server to have the log verified".into());
+        Err(error @ StoreError::InUse(_)) => {
+            return Finding::Odd(
+                format!("not verified: {error}"),
+                "a running server verifies it itself (/readyz?verbose says how far); stop it to have it done here".into(),
+            );
         }
         Err(error) => {
             return Finding::Bad(

@@ -49,7 +49,7 @@ impl Metered {
             Ok(_) => "ok",
             Err(StoreError::Unavailable(_)) => "unavailable",
             Err(StoreError::Corrupt(_)) => "corrupt",
-            Err(StoreError::Open(_)) => "failed",
+            Err(StoreError::Open(_) | StoreError::InUse(_)) => "failed",
         };
         histogram!(OP_SECONDS, "op" => operation, "outcome" => outcome).record(start.elapsed());
         answer

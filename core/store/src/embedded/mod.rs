@@ -311,7 +311,7 @@ fn lock(dir: &Path) -> Result<File, StoreError> {
         .map_err(open)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::Open(format!("{} is in use by another process", dir.display()))),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(dir.display().to_string())),
         Err(TryLockError::Error(error)) => Err(open(error)),
     }
 }
