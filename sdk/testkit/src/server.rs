@@ -108,6 +108,9 @@ impl Spot {
     }
 }
 
+/// What a command that was begun will be answered.
+type Answer = tokio::sync::oneshot::Receiver<Result<Outcome, Refused>>;
+
 /// A Haggle in memory. Every step waits until everything that it led to is done: after-hooks, messages for other
 /// conversations, notifications, timers that are due.
 pub struct TestServer {
@@ -284,6 +287,32 @@ impl TestServer {
     /// Several users call commands at the same instant: (user, conversation, name, payload). The answers stand in the order of
     /// the arguments.
     pub fn commands_at_once(&self, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Result<Value, Refused>> {
+        let begun = self.begin_calls(calls);
+        let answers = self.end_calls(begun);
+        self.settle();
+        answers
+    }
+
+    /// The same while the clock moves forward, `head_start` of real time after the calls began: timers that fall due then fire
+    /// beside them, and which comes first is left to the machine.
+    pub fn commands_as_time_passes(&self, by: Duration, head_start: Duration, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Result<Value, Refused>> {
+        let (clock, engine) = (self.clock.clone(), self.engine.clone());
+        let passing = std::thread::spawn({
+            let runtime = self.runtime().handle().clone();
+            move || {
+                std::thread::sleep(head_start);
+                clock.advance(by.as_millis() as Millis);
+                runtime.block_on(engine.settle(SETTLE_MAX))
+            }
+        });
+        let begun = self.begin_calls(calls);
+        let answers = self.end_calls(begun);
+        assert!(passing.join().expect("it does not panic"), "the plugins never come to rest");
+        self.settle();
+        answers
+    }
+
+    fn begin_calls(&self, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Answer> {
         let begun = calls.into_iter().map(|(user, conversation_id, name, payload)| {
             let call = Command::Call {
                 name: name.into(),
@@ -292,22 +321,18 @@ impl TestServer {
             };
             self.begin(Actor::user(user, "rest"), None, Ok(call))
         });
-        let begun: Vec<_> = begun.collect();
+        begun.collect()
+    }
+
+    fn end_calls(&self, begun: Vec<Answer>) -> Vec<Result<Value, Refused>> {
         let answers = begun.into_iter().map(|answer| {
             let answer = self.wait(answer).expect("every command is answered")?.answer;
             Ok(serde_json::from_str(&answer.unwrap_or_else(|| "null".into())).expect("a command answers JSON"))
         });
-        let answers = answers.collect();
-        self.settle();
-        answers
+        answers.collect()
     }
 
-    fn begin(
-        &self,
-        actor: Actor,
-        client_id: Option<String>,
-        command: Result<Command, Refused>,
-    ) -> tokio::sync::oneshot::Receiver<Result<Outcome, Refused>> {
+    fn begin(&self, actor: Actor, client_id: Option<String>, command: Result<Command, Refused>) -> Answer {
         let (done, answer) = tokio::sync::oneshot::channel();
         // What does not wait runs in this thread, as in a transport's.
         let _in_runtime = self.runtime().enter();

@@ -127,6 +127,83 @@ fn first_party_plugins_as_components() {
     }
 }
 
+/// Accepted by the buyer, withdrawn by the seller and expired by its timer at one instant: one of them takes effect, and its
+/// state, its message, its event and the answers agree. Returns what became of each offer.
+fn ends_of_offers_at_one_instant(server: &TestServer, rounds: usize) -> Vec<String> {
+    const EXPIRY: Duration = Duration::from_secs(72 * 3600);
+    const BEFORE: Duration = Duration::from_millis(1);
+    server.user(
+        "seller",
+        "Awa",
+        &json!({"servicePackages": [{"id": "logo", "name": "Logo", "price": 15000}]}),
+    );
+    let conversation = server.direct("buyer", "seller");
+    let mut became = Vec::new();
+    for round in 0..rounds {
+        let draft = Draft::new(&conversation, "service_offer", "").with_metadata(&json!({"servicePackageId": "logo"}));
+        let id = server.send("seller", draft).unwrap();
+        server.advance(EXPIRY - BEFORE);
+        assert_eq!(server.metadata(&id)["status"], "open", "round {round}");
+        let payload = json!({"messageId": id});
+        let mut calls = vec![
+            ("buyer", conversation.as_str(), "offer.accept", payload.clone()),
+            ("seller", conversation.as_str(), "offer.withdraw", payload),
+        ];
+        calls.rotate_left(round % 2);
+        let head_start = Duration::from_micros(40 * (round as u64 % 10));
+        let answers = server.commands_as_time_passes(BEFORE, head_start, calls);
+
+        let status = server.metadata(&id)["status"].as_str().unwrap().to_owned();
+        let taken: Vec<&str> = answers.iter().flatten().map(|answer| answer["status"].as_str().unwrap()).collect();
+        match status.as_str() {
+            "expired" => assert_eq!(taken, [""; 0], "round {round}"),
+            _ => assert_eq!(taken, [status.as_str()], "round {round}"),
+        }
+        for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
+            assert!(
+                ["offer_not_open", "offer_expired"].contains(&refused.code.as_str()),
+                "round {round}: {refused}"
+            );
+        }
+        let reference = server.message(&id).unwrap().reference;
+        let state = server.kv(&conversation, "service-offers", &format!("offer:{reference}")).unwrap();
+        let state: Value = json::parse(std::str::from_utf8(&state).unwrap()).unwrap();
+        assert_eq!(state["status"], status, "round {round}");
+        assert_eq!(server.kv(&conversation, "service-offers", &format!("open:{reference}")), None);
+        assert_eq!(server.timer(&conversation, "service-offers", &format!("expire:{reference}")), None);
+        let told: Vec<String> = server
+            .events(&conversation)
+            .into_iter()
+            .filter(|event| event.name.starts_with("x.service-offers.") && event.text.contains(&id))
+            .map(|event| event.name)
+            .collect();
+        assert_eq!(told, [format!("x.service-offers.{status}")], "round {round}");
+        became.push(status);
+    }
+    assert_eq!(server.failed(), []);
+    became
+}
+
+#[test]
+fn one_end_of_an_offer_takes_effect_natively() {
+    let server = TestServer::native::<ServiceOffers>(include_str!("../../../plugins/service-offers/plugin.toml"));
+    ends_of_offers_at_one_instant(&server, 100);
+}
+
+#[test]
+fn one_end_of_an_offer_takes_effect_as_component() {
+    if let Some(folders) = components(&["service-offers"]) {
+        let became = ends_of_offers_at_one_instant(&TestServer::wasm(&folders), 300);
+        let count = |status: &str| became.iter().filter(|end| *end == status).count();
+        let ends = ["accepted", "withdrawn", "expired"].map(|status| (status, count(status)));
+        println!("{ends:?}");
+        assert!(
+            ends[0].1 + ends[1].1 > 0 && ends[2].1 > 0,
+            "a race that only one side wins proves nothing: {ends:?}"
+        );
+    }
+}
+
 /// Does what its command's payload says.
 #[derive(Default)]
 struct Puppet;
