@@ -169,7 +169,7 @@ pub(crate) async fn after(
         kind: kind_of(&refusal),
         message: refusal.to_string(),
     };
-    let actor = entry.actor.clone().map_or_else(Actor::server, |user| Actor::user(user, "internal"));
+    let actor = actor_of(entry);
     let conversation = engine.warmed_id(entry.conversation).await.map_err(failed)?;
     for _ in 0..RUNS_MAX {
         conversation.attempt_begins(id);
@@ -198,6 +198,19 @@ pub(crate) async fn after(
         kind: "error",
         message: "what the handler read kept changing under it".into(),
     })
+}
+
+/// Who did it, with the roles of the token where the entry keeps them.
+fn actor_of(entry: &Entry) -> Actor {
+    let Some(user) = entry.actor.clone() else { return Actor::server() };
+    let roles = match &entry.event {
+        Event::MessageCreated(content) | Event::MessageEdited { content, .. } => content.sender_roles.as_slice().into(),
+        _ => [].into(),
+    };
+    Actor {
+        roles,
+        ..Actor::user(user, "internal")
+    }
 }
 
 /// Whether a handler's transaction failed, or what it needs is away.

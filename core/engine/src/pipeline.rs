@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, Event, MessageId,
-    Millis, Outgoing, OutgoingItem, PluginId, Role, Seq, UserId,
+    Millis, Outgoing, OutgoingItem, PluginId, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX, Seq, UserId,
 };
 use haggle_store::{BROADCASTS_MAX, CommandRow, ConversationRow, MessageRow};
 
@@ -705,9 +705,18 @@ async fn send(context: &Context<'_>, message: &NewMessage) -> Result<Decided, Re
     transaction.main = transaction.items.len();
     transaction.items.push(Item::new(
         &context.actor().user,
-        Event::MessageCreated(content_of(draft, context.countable, decided_by)),
+        Event::MessageCreated(Content {
+            sender_roles: kept_roles(context.actor()),
+            ..content_of(draft, context.countable, decided_by)
+        }),
     ));
     context.join(transaction).await
+}
+
+/// What after-hooks are told of the sender's token.
+fn kept_roles(actor: &Actor) -> Vec<String> {
+    let short = actor.roles.iter().filter(|role| role.len() <= SENDER_ROLE_BYTES_MAX);
+    short.take(SENDER_ROLES_MAX).cloned().collect()
 }
 
 fn may_send(state: &State, actor: &Actor, opening: bool) -> Result<(), Refusal> {
@@ -835,6 +844,7 @@ async fn edit(context: &Context<'_>, id: MessageId, text: Option<&str>, metadata
     let content = Content {
         kind: old.kind.clone(),
         silent: draft.text == old.text,
+        sender_roles: kept_roles(context.actor()),
         ..content_of(draft, old.countable, decided_by)
     };
     let item = Item::new(&context.actor().user, Event::MessageEdited { target: id.seq, content }).changing(before);

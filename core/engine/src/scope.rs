@@ -353,6 +353,7 @@ pub(crate) fn content_of(draft: Draft, countable: bool, decided_by: Vec<Decider>
         countable,
         decided_by,
         silent: false,
+        sender_roles: Vec::new(),
     }
 }
 

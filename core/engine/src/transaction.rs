@@ -123,7 +123,12 @@ fn event_bytes(event: &Event) -> usize {
     let text = |text: &Option<String>| text.as_ref().map_or(0, String::len);
     32 + match event {
         Event::MessageCreated(content) | Event::MessageEdited { content, .. } => {
-            content.text.len() + content.kind.len() + text(&content.metadata) + text(&content.client_id) + content.decided_by.len() * 48
+            content.text.len()
+                + content.kind.len()
+                + text(&content.metadata)
+                + text(&content.client_id)
+                + content.decided_by.len() * 48
+                + content.sender_roles.iter().map(String::len).sum::<usize>()
         }
         Event::Custom { name, payload } => name.len() + payload.len(),
         Event::ConversationCreated(created) => text(&created.name) + text(&created.avatar) + text(&created.state) + 64,

@@ -118,7 +118,17 @@ pub struct Content {
     #[n(8)]
     #[cbor(default)]
     pub silent: bool,
+    /// Roles of the token it was sent with, for after-hooks, which run without one; at most [`SENDER_ROLES_MAX`]. Clients are
+    /// not shown them.
+    #[n(9)]
+    #[cbor(default)]
+    pub sender_roles: Vec<String>,
 }
+
+/// Roles of a sender that are kept with a message.
+pub const SENDER_ROLES_MAX: usize = 8;
+/// Bytes of one of them; longer ones are not kept.
+pub const SENDER_ROLE_BYTES_MAX: usize = 64;
 
 /// The first entry of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]

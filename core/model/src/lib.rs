@@ -17,7 +17,9 @@ mod state;
 pub use address::{Address, KeyRing};
 pub use entry::{Effects, Entry, KvChange, MarkChange, Notification, Outgoing, OutgoingItem, Reservation, ReservationState, TimerChange};
 pub use error::ErrorCode;
-pub use event::{Content, ConversationCreated, ConversationKind, ConversationUpdate, Decider, Event, Profile, Role};
+pub use event::{
+    Content, ConversationCreated, ConversationKind, ConversationUpdate, Decider, Event, Profile, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX,
+};
 pub use id::{CommandId, ConversationId, MessageId, ParseIdError, PluginId, Pos, Seq, Shard, UserId};
 pub use limits::Limits;
 pub use state::{Marks, unread};

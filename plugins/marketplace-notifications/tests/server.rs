@@ -83,6 +83,19 @@ fn offers_of_another_plugin_are_told_with_what_becomes_of_them() {
 }
 
 #[test]
+fn an_admin_is_who_sends_with_an_admins_token() {
+    let (server, conversation) = server();
+    server.profile_roles("alice", &["admin"]);
+    server.send("alice", Draft::text(&conversation, "a profile is no token")).unwrap();
+    assert_eq!(topics(&server, "bob").last().unwrap(), "MESSAGE_RECEIVED");
+    server
+        .send_with_roles("alice", &["admin"], Draft::text(&conversation, "from the office"))
+        .unwrap();
+    assert_eq!(topics(&server, "bob").last().unwrap(), "MESSAGE_ADMIN");
+    assert_eq!(server.failed(), []);
+}
+
+#[test]
 fn preferences_hold() {
     let (server, conversation) = server();
     server.preferences("bob", &json!({"muted": true}));

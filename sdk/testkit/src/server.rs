@@ -170,7 +170,11 @@ impl TestServer {
 
     /// Runs a command and everything that follows from it.
     fn run(&self, user: &str, client_id: Option<&str>, command: Command) -> Result<Outcome, Refused> {
-        let request = Request::new(Actor::user(user, "rest"), command).with_client_id(client_id);
+        self.run_as(Actor::user(user, "rest"), client_id, command)
+    }
+
+    fn run_as(&self, actor: Actor, client_id: Option<&str>, command: Command) -> Result<Outcome, Refused> {
+        let request = Request::new(actor, command).with_client_id(client_id);
         let outcome = self.wait(self.engine.execute(request));
         self.settle();
         Ok(outcome?)
@@ -190,6 +194,15 @@ impl TestServer {
         let patch = ProfilePatch {
             name: Some(name.into()),
             attributes: Some(attributes),
+            ..ProfilePatch::default()
+        };
+        self.must(Actor::server(), Command::UpdateProfile { user: id.into(), patch });
+    }
+
+    /// Sets the roles that a user's profile shows. Those of a request come from its token ([`TestServer::send_with_roles`]).
+    pub fn profile_roles(&self, id: &str, roles: &[&str]) {
+        let patch = ProfilePatch {
+            roles: Some(roles.iter().map(|role| (*role).to_owned()).collect()),
             ..ProfilePatch::default()
         };
         self.must(Actor::server(), Command::UpdateProfile { user: id.into(), patch });
@@ -258,8 +271,20 @@ impl TestServer {
     /// # Errors
     /// What the plugin, or the server, has against it.
     pub fn send(&self, user: &str, draft: Draft) -> Result<String, Refused> {
+        self.send_with_roles(user, &[], draft)
+    }
+
+    /// The same by a user whose token has these roles.
+    ///
+    /// # Errors
+    /// What the plugin, or the server, has against it.
+    pub fn send_with_roles(&self, user: &str, roles: &[&str], draft: Draft) -> Result<String, Refused> {
         let client_id = draft.client_message_id.clone();
-        let sent = self.run(user, client_id.as_deref(), send(draft)?)?;
+        let actor = Actor {
+            roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+            ..Actor::user(user, "rest")
+        };
+        let sent = self.run_as(actor, client_id.as_deref(), send(draft)?)?;
         Ok(sent.conversation.message(sent.seq).to_string())
     }
 
