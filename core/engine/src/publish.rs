@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_model::{Address, ConversationId, ConversationKind, Event, UserId};
+use haggle_model::{Address, ConversationId, ConversationKind, Event, MarkChange, Millis, UserId};
 
 use crate::{
     conversation::{Audience, Conversation},
@@ -25,23 +25,15 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
         }
         Event::ParticipantJoined { user, .. } if !audience.users.contains(user) => audience.users.push(user.clone()),
         Event::Marked { user, mark } => {
-            let push = Push::new(What::Mark {
-                conversation: entry.conversation,
-                user: user.clone(),
-                mark: *mark,
-                at: entry.at,
-            });
+            let push = moved(entry.conversation, user, *mark, entry.at);
             return to_mark_watchers(hub, &audience, entry.conversation, user, shared_marks_max, &push);
         }
         Event::BroadcastMarked { conversation, mark } => {
+            // The reader's own connections: nobody else is told.
             if let Some(user) = &entry.actor {
-                let push = Push::new(What::Mark {
-                    conversation: *conversation,
-                    user: user.clone(),
-                    mark: *mark,
-                    at: entry.at,
-                });
+                let push = moved(*conversation, user, *mark, entry.at);
                 hub.offer(user, &push);
+                hub.tell_sockets(&push, Recipients::Users(std::slice::from_ref(user), &[*conversation]));
             }
             return;
         }
@@ -54,6 +46,15 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
         audience.users.retain(|other| other != user);
         hub.each(user, |connection| connection.ended(entry.conversation));
     }
+}
+
+fn moved(conversation: ConversationId, user: &UserId, mark: MarkChange, at: Millis) -> Arc<Push> {
+    Push::new(What::Mark {
+        conversation,
+        user: user.clone(),
+        mark,
+        at,
+    })
 }
 
 fn to_mark_watchers(hub: &Hub, audience: &Audience, conversation: ConversationId, user: &UserId, shared_marks_max: usize, push: &Arc<Push>) {
