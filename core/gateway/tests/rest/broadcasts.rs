@@ -21,6 +21,8 @@ async fn a_reader_lists_it_and_marks_it_read() {
     let messages = format!("/api/conversations/{id}/messages");
     let first = as_root(&api, &messages, json!({"content": "one"})).await["id"].clone();
     let second = as_root(&api, &messages, json!({"content": "two"})).await["id"].clone();
+    // Lists are sorted by milliseconds.
+    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
     let direct = api.direct("ann", "bob").await;
 
     let list = api.get("ann", "/api/conversations").await.expect(200);
