@@ -118,9 +118,12 @@ impl Snapshot<'_> {
         })
     }
 
-    /// Whether the user is in at most so many conversations.
+    /// Whether at most so many conversations stand in the user's list, broadcasts among them.
     pub(super) fn is_in_few(&self, user: &UserId, max: u32) -> Result<bool, StoreError> {
-        let sql = "SELECT count(*) FROM (SELECT 1 FROM members INDEXED BY members_by_user WHERE user = ?1 AND left_seq IS NULL LIMIT ?2)";
+        let sql = "SELECT count(*) FROM (
+            SELECT 1 FROM members INDEXED BY members_by_user WHERE user = ?1 AND left_seq IS NULL
+            UNION ALL SELECT 1 FROM conversations INDEXED BY broadcasts WHERE kind = 3
+            LIMIT ?2)";
         let count = self.one(sql, (user.as_str(), max + 1), |row| row.get::<_, u32>(0))?;
         Ok(count.unwrap_or_default() <= max)
     }
