@@ -9,7 +9,7 @@ fn the_same_directory_opens_once_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let inner = dir.path().join("made/on/the/way");
     let store = open(&inner).unwrap();
-    assert!(matches!(open(&inner), Err(StoreError::Open(_))));
+    assert!(matches!(open(&inner), Err(StoreError::InUse(_))));
     drop(store);
     open(&inner).unwrap();
 }
