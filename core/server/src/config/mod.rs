@@ -9,7 +9,9 @@ mod settings;
 
 pub use load::{Effective, Flag, Loaded, Sources, load};
 pub use nearest::nearest;
-pub use settings::{Auth, Claim, Dialect, Drain, Http, LimitSettings, Log, LogFormat, Plugins, Rest, Retention, Server, Settings, Store, UnknownUsers, Users, Ws};
+pub use settings::{
+    Auth, Claim, Dialect, Drain, Http, LimitSettings, Log, LogFormat, Plugins, Rest, Retention, Server, Settings, Store, UnknownUsers, Users, Ws,
+};
 
 /// The annotated defaults, as `haggle config default` prints them.
 pub const DEFAULT_TOML: &str = include_str!("../../../../config/default.toml");
