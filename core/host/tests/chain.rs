@@ -254,8 +254,7 @@ async fn who_was_left_too_little_time_is_not_blamed() {
 
 /// A guest with a route that reads a key first, and a before-hook that lets everything through.
 fn serves() -> Vec<u8> {
-    let body = format!(
-        r#"(data (i32.const 16) "k")
+    let body = r#"(data (i32.const 16) "k")
         (func (export "haggle:plugin/http@0.1.0#handle") (param $args i32) (result i32)
             (call $kv_get (i32.const 16) (i32.const 1) (i32.const 256))
             (i32.store16 (i32.const 512) (i32.const 200))
@@ -264,9 +263,8 @@ fn serves() -> Vec<u8> {
             (i32.const 512))
         (func (export "cabi_post_haggle:plugin/http@0.1.0#handle") (param i32) (call $fresh))
         (func (export "haggle:plugin/before-message@0.1.0#handle") (param $args i32) (result i32) (i32.const 1024))
-        (func (export "cabi_post_haggle:plugin/before-message@0.1.0#handle") (param i32) (call $fresh))"#
-    );
-    guest(KV_GET, &["http", "before-message"], &body)
+        (func (export "cabi_post_haggle:plugin/before-message@0.1.0#handle") (param i32) (call $fresh))"#;
+    guest(KV_GET, &["http", "before-message"], body)
 }
 
 /// The deadlock that must not be: handlers that wait for turns, and turns that wait for the same plugin.

@@ -3,6 +3,7 @@
 use haggle_gateway::WsSettings;
 
 #[path = "../support/server.rs"]
+#[allow(dead_code, reason = "what plugins hear is looked at elsewhere")]
 mod shared;
 
 pub use shared::{Server, token, token_for, token_with};
