@@ -9,7 +9,7 @@ use haggle_engine::{Engine, EngineOptions, SystemClock};
 use haggle_gateway::{Authenticator, Gateway, http};
 use haggle_store::{Log, SharedStore, StoreError, decorate::Metered, embedded::EmbeddedStore};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinHandle, JoinSet},
 };
@@ -27,6 +27,9 @@ use crate::{
     version,
 };
 
+/// Connections that wait to be accepted (the system may allow fewer). A client that finds no room tries again only after a
+/// second, so a herd that comes back at once should find some.
+const WAITING_CONNECTIONS_MAX: u32 = 4_096;
 /// Threads for what blocks: reads of the store (at most eight at a time), files, looking up names. What finds none free waits;
 /// a thread keeps memory of its own, so a burst must not start hundreds.
 const BLOCKING_THREADS_MAX: usize = 32;
@@ -79,12 +82,12 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     metrics::describe();
     haggle_gateway::metrics::describe();
     verify::describe();
-    let clients = listen(settings.server.listen, "server.listen", "--listen").await?;
+    let clients = listen(settings.server.listen, "server.listen", "--listen")?;
     let mut listeners = vec![];
     for address in &settings.server.listen_also {
-        listeners.push(listen(*address, "server.listen_also", "--listen").await?);
+        listeners.push(listen(*address, "server.listen_also", "--listen")?);
     }
-    let operators = listen(settings.server.admin, "server.admin", "--admin").await?;
+    let operators = listen(settings.server.admin, "server.admin", "--admin")?;
     let addresses = (clients.local_addr()?, operators.local_addr()?);
 
     let embedded = open_store(&settings).await?;
@@ -139,8 +142,14 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn listen(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
+fn listen(address: SocketAddr, key: &str, flag: &str) -> Result<TcpListener, Failure> {
+    let open = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?; // A server that starts again need not wait for connections of the one before.
+        socket.bind(address)?;
+        socket.listen(WAITING_CONNECTIONS_MAX)
+    };
+    open().map_err(|error| {
         Failure::new(Kind::Listen, format!("{key} = \"{address}\": {error}"))
             .hint(format!("set {key} ({flag} ADDR) to a free address of this machine, or stop who uses it"))
     })

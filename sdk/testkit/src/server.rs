@@ -318,18 +318,18 @@ impl TestServer {
         answers
     }
 
-    /// The same while the clock moves forward, `head_start` of real time after the calls began: timers that fall due then fire
-    /// beside them, and which comes first is left to the machine.
-    pub fn commands_as_time_passes(&self, by: Duration, head_start: Duration, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Result<Value, Refused>> {
+    /// The same, `lag` of real time after the clock has moved forward: timers that fall due then fire beside the calls, and which
+    /// comes first is left to the machine.
+    pub fn commands_as_time_passes(&self, by: Duration, lag: Duration, calls: Vec<(&str, &str, &str, Value)>) -> Vec<Result<Value, Refused>> {
         let (clock, engine) = (self.clock.clone(), self.engine.clone());
         let passing = std::thread::spawn({
             let runtime = self.runtime().handle().clone();
             move || {
-                std::thread::sleep(head_start);
                 clock.advance(by.as_millis() as Millis);
                 runtime.block_on(engine.settle(SETTLE_MAX))
             }
         });
+        std::thread::sleep(lag);
         let begun = self.begin_calls(calls);
         let answers = self.end_calls(begun);
         assert!(passing.join().expect("it does not panic"), "the plugins never come to rest");

@@ -150,8 +150,9 @@ fn ends_of_offers_at_one_instant(server: &TestServer, rounds: usize) -> Vec<Stri
             ("seller", conversation.as_str(), "offer.withdraw", payload),
         ];
         calls.rotate_left(round % 2);
-        let head_start = Duration::from_micros(40 * (round as u64 % 10));
-        let answers = server.commands_as_time_passes(BEFORE, head_start, calls);
+        // From at once to when the timer has long fired, so that the race has every end on any machine.
+        let lag = Duration::from_micros(250 * (round as u64 % 10).pow(2));
+        let answers = server.commands_as_time_passes(BEFORE, lag, calls);
 
         let status = server.metadata(&id)["status"].as_str().unwrap().to_owned();
         let taken: Vec<&str> = answers.iter().flatten().map(|answer| answer["status"].as_str().unwrap()).collect();

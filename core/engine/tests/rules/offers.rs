@@ -127,8 +127,16 @@ async fn of_accept_withdraw_and_expiry_exactly_one_takes_effect() {
         let delay = Duration::from_micros(random.below(12_000));
         tokio::spawn(async move {
             tokio::time::sleep_until(start + delay).await;
-            let accept = world.submit(&format!("bob{n}"), None, call(id, "accept", &offer.to_string()));
-            let withdraw = world.submit("ann", None, call(id, "withdraw", &offer.to_string()));
+            let accept = || world.submit(&format!("bob{n}"), None, call(id, "accept", &offer.to_string()));
+            let withdraw = || world.submit("ann", None, call(id, "withdraw", &offer.to_string()));
+            // Who comes first of these two takes turns, so that the race has several ends on any machine.
+            let (accept, withdraw) = if n % 2 == 0 {
+                let accept = accept();
+                (accept, withdraw())
+            } else {
+                let withdraw = withdraw();
+                (accept(), withdraw)
+            };
             (accept.await.unwrap(), withdraw.await.unwrap())
         })
     });
