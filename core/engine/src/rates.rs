@@ -99,7 +99,8 @@ impl Rates {
 
     fn take_at(&self, user: &UserId, now: Instant) -> Result<(), Refusal> {
         let mut part = self.parts[part_of(user)].lock();
-        if part.len() > PART_USERS_MAX {
+        // Only somebody new makes it larger; a look at everybody at every request would cost more than the request.
+        if part.len() > PART_USERS_MAX && !part.contains_key(user) {
             let (per_second, burst) = (self.per_second, self.burst);
             part.retain(|_, budget| budget.tokens + now.duration_since(budget.at).as_secs_f64() * per_second < burst || self.per_hour > 0);
         }
