@@ -417,8 +417,13 @@ impl Writer {
     }
 
     fn publish(&self, committed: Committed) {
-        // The publisher ends before this thread only with its runtime; then nobody is left to be answered.
-        let _ = self.to_publish.blocking_send(committed);
+        if self.to_publish.blocking_send(committed).is_err() {
+            // It ends before this thread only with its runtime or by a mistake of ours: whoever is still there is not left waiting.
+            tracing::error!(shard = %self.lane.shard, "the publisher of a lane is gone; no writes until the server starts again");
+            self.lane.queue.lock().failed = true;
+            self.lane.failed.store(true, Ordering::Relaxed);
+            self.metrics.store_failed.set(1.0);
+        }
     }
 
     /// Nothing of the group, and nothing staged on top of it, may be acknowledged; memory is reloaded from what is durable.
