@@ -601,7 +601,8 @@ fn now_s() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// A token by the shared secret, for `haggle token` and for tests.
+/// A token by the shared secret, for `haggle token` and for tests. Claims count whole seconds: it is valid for `ttl` or up to a
+/// second less.
 pub fn sign(secret: &[u8], user: &str, roles: &[String], ttl: Duration) -> Result<String, AuthConfigError> {
     secret_key(secret)?;
     let now = now_s() as u64;

@@ -120,7 +120,7 @@ async fn connect(server: &Server, role: &str, cell: usize) -> Client {
             client
         }
         "expired" => {
-            let mut client = Client::login(server.address, &token_for(&name("expired", cell), Duration::from_secs(1))).await;
+            let mut client = Client::login(server.address, &token_for(&name("expired", cell), Duration::from_secs(2))).await;
             client.until(|frame| frame["e"]["code"] == "token_expired").await;
             client
         }
@@ -152,7 +152,7 @@ async fn every_cell_is_as_the_table_says() {
         for (column, (role, expected)) in ROLES.iter().zip(expected).enumerate() {
             let cell = row * ROLES.len() + column;
             let server = &server;
-            // Side by side, since an expired token takes its second to expire.
+            // Side by side, since a token takes its two seconds to expire.
             cells.push(async move {
                 let (conversation, seq) = scene(server, role, cell).await;
                 let mut client = connect(server, role, cell).await;

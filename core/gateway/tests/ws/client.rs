@@ -96,7 +96,8 @@ impl Client {
     /// A connection that is logged in and has seen its `heads`.
     pub async fn login(address: SocketAddr, token: &str) -> Client {
         let mut client = Client::connect(address).await;
-        client.request(serde_json::json!({"t": "auth", "token": token})).await;
+        let answer = client.request(serde_json::json!({"t": "auth", "token": token})).await;
+        assert_eq!(answer["t"], "ok", "{answer}");
         client.until(|frame| frame["t"] == "heads").await;
         client
     }
