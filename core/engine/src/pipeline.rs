@@ -9,6 +9,7 @@ use haggle_model::{
     Millis, Outgoing, OutgoingItem, PluginId, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX, Seq, UserId,
 };
 use haggle_store::{BROADCASTS_MAX, CommandRow, ConversationRow, MessageRow};
+use twox_hash::XxHash3_64;
 
 use crate::{
     Actor, BUILT_IN_KINDS, Command, Inner, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Reply, Request, To,
@@ -1383,12 +1384,12 @@ async fn update_profile(context: &Context<'_>, user: &UserId, patch: &ProfilePat
     personal(context, Event::ProfileUpdated(new))
 }
 
-/// A digest of what came in: the same id with another digest is a misuse.
+/// A digest of what came in: the same id with another digest is a misuse. Kept in the log, so it never changes.
 fn digest(command: &Command) -> u64 {
-    let mut hasher = blake3::Hasher::new();
+    let mut parts = Vec::new();
     let mut put = |bytes: &[u8]| {
-        hasher.update(&(bytes.len() as u32).to_be_bytes());
-        hasher.update(bytes);
+        parts.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        parts.extend_from_slice(bytes);
     };
     match command {
         Command::Send { message, .. } => {
@@ -1400,5 +1401,5 @@ fn digest(command: &Command) -> u64 {
         }
         other => put(format!("{other:?}").as_bytes()),
     }
-    u64::from_be_bytes(hasher.finalize().as_bytes()[..8].try_into().expect("8 of 32 bytes"))
+    XxHash3_64::oneshot(&parts)
 }

@@ -63,37 +63,23 @@ fn text(at: Millis) -> String {
 
 /// A message's or conversation's id as its 24 hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hex {
-    key: u64,
-    seq: u32,
-}
+pub struct Hex(haggle_model::Hex<24>);
 
 impl From<ConversationId> for Hex {
     fn from(id: ConversationId) -> Hex {
-        Hex { key: id.0, seq: 0 }
+        id.message(0).into()
     }
 }
 
 impl From<MessageId> for Hex {
     fn from(id: MessageId) -> Hex {
-        Hex {
-            key: id.conversation.0,
-            seq: id.seq,
-        }
+        Hex(id.to_hex())
     }
 }
 
 impl Serialize for Hex {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 24];
-        for (i, digit) in text[..16].iter_mut().enumerate() {
-            *digit = DIGITS[(self.key >> (60 - 4 * i)) as usize & 15];
-        }
-        for (i, digit) in text[16..].iter_mut().enumerate() {
-            *digit = DIGITS[(self.seq >> (28 - 4 * i)) as usize & 15];
-        }
-        serializer.serialize_str(std::str::from_utf8(&text).expect("hex digits are ASCII"))
+        serializer.serialize_str(self.0.as_str())
     }
 }
 
@@ -200,7 +186,7 @@ struct Digest([u8; 8]);
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&format_args!("{:016x}", u64::from_be_bytes(self.0)))
+        serializer.serialize_str(haggle_model::Hex::<16>::of(&self.0).as_str())
     }
 }
 

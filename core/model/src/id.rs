@@ -61,7 +61,7 @@ impl ConversationId {
 
 impl fmt::Display for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}00000000", self.0)
+        f.write_str(self.message(0).to_hex().as_str())
     }
 }
 
@@ -85,9 +85,41 @@ pub struct MessageId {
     pub seq: Seq,
 }
 
+impl MessageId {
+    /// The 24 digits, without the detour over a formatter: ids stand several times in everything that clients get.
+    pub fn to_hex(self) -> Hex<24> {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.conversation.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.seq.to_be_bytes());
+        Hex::of(&bytes)
+    }
+}
+
+/// Bytes as `N` lowercase hex digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hex<const N: usize>([u8; N]);
+
+impl<const N: usize> Hex<N> {
+    /// Of `N / 2` bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut digits = [b'0'; N];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        Hex(digits)
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{:08x}", self.conversation.0, self.seq)
+        f.write_str(self.to_hex().as_str())
     }
 }
 
@@ -160,7 +192,7 @@ impl CommandId {
 
 impl fmt::Display for CommandId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(Hex::<32>::of(&self.0).as_str())
     }
 }
 

@@ -20,7 +20,7 @@ pub use error::ErrorCode;
 pub use event::{
     Content, ConversationCreated, ConversationKind, ConversationUpdate, Decider, Event, Profile, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX,
 };
-pub use id::{CommandId, ConversationId, MessageId, ParseIdError, PluginId, Pos, Seq, Shard, UserId};
+pub use id::{CommandId, ConversationId, Hex, MessageId, ParseIdError, PluginId, Pos, Seq, Shard, UserId};
 pub use limits::Limits;
 pub use state::{Marks, unread};
 

@@ -108,6 +108,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
 
     let plugins = Plugins::start(&settings).await?;
     let store: SharedStore = Arc::new(Metered::new(embedded.clone()));
+    let written = embedded.end();
     let engine = start_engine(&settings, store, &plugins).await?;
     let gateway = Gateway::new(engine.clone(), authenticator()?, auth::origins(&settings.auth)?, settings.gateway());
     let stop = CancellationToken::new();
@@ -124,7 +125,7 @@ async fn serve(settings: Settings) -> Result<(), Failure> {
         durability,
         verification: verification.clone(),
     });
-    let verifying = tokio::spawn(verify::run(embedded, verification));
+    let verifying = tokio::spawn(verify::run(embedded, written, verification));
     tracing::info!(clients = %addresses.0, operators = %addresses.1, %durability, data_dir = %settings.server.data_dir.display(), version = version::VERSION, commit = version::COMMIT, "serving");
 
     signals.first().await;

@@ -158,21 +158,22 @@ impl EmbeddedStore {
     /// Reads the whole log and compares every row with its checksum; returns up to which position. The error names the file and
     /// the position. Takes about 2 s per million rows and holds nobody up.
     pub async fn verify(&self) -> Result<Pos, StoreError> {
-        let mut from = Pos(0);
-        loop {
-            let to = self.verify_some(from).await?;
-            if to == from {
-                return Ok(to);
-            }
-            from = to;
+        let (mut from, end) = (Pos(0), self.end());
+        while from < end {
+            from = self.verify_some(from, end).await?;
         }
+        Ok(end)
     }
 
-    /// The same for some rows after `from`; returns up to which position, which is `from` at the end of the log. For who has
-    /// better things to do in between.
-    pub async fn verify_some(&self, from: Pos) -> Result<Pos, StoreError> {
+    /// The same for some rows after `from` up to `end`; returns up to which position. For who has better things to do in between.
+    pub async fn verify_some(&self, from: Pos, end: Pos) -> Result<Pos, StoreError> {
         let shared = self.shared.clone();
-        blocking(move || shared.verify_some(from)).await
+        blocking(move || shared.verify_some(from, end)).await
+    }
+
+    /// Where the log ends now.
+    pub fn end(&self) -> Pos {
+        self.shared.writer.lock().tail().pos
     }
 }
 
@@ -192,8 +193,7 @@ impl Shared {
     /// Rows that [`EmbeddedStore::verify_some`] reads in one transaction: a longer one would keep checkpoints waiting.
     const VERIFIED_AT_ONCE: u64 = 10_000;
 
-    fn verify_some(&self, from: Pos) -> Result<Pos, StoreError> {
-        let end = self.writer.lock().tail().pos;
+    fn verify_some(&self, from: Pos, end: Pos) -> Result<Pos, StoreError> {
         let to = Pos(end.0.min(from.0 + Self::VERIFIED_AT_ONCE)).max(from);
         let reader = self.readers.open()?;
         log::verify_rows(reader.connection(), from, to)?;

@@ -12,8 +12,8 @@ pub(super) const LOG_FILE: &str = "log.db";
 /// Everything that can be made again from the log.
 pub(super) const VIEWS_FILE: &str = "views.db";
 
-/// Marks `log.db` as ours (`PRAGMA application_id`): "HGLG".
-const APPLICATION_ID: i64 = 0x4847_4c47;
+/// Marks `log.db` as ours (`PRAGMA application_id`): "HGL1". Builds before the first release wrote other ones, with other checksums.
+const APPLICATION_ID: i64 = 0x4847_4c31;
 
 /// Page cache of the log's writer. It only ever appends, so it needs little.
 const LOG_CACHE_KIB: i64 = 16 * 1024;
@@ -248,7 +248,7 @@ pub(super) fn migrate(conn: &Connection, migrations: &[&str]) -> Result<(), Stor
     }
     let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(with_file)?;
     if present > 0 && application != APPLICATION_ID {
-        return Err(StoreError::Open(format!("{LOG_FILE} is not a log of Haggle")));
+        return Err(StoreError::Open(format!("{LOG_FILE} is not a log of Haggle, or one that a build before its first release has made")));
     }
     for (step, sql) in migrations.iter().enumerate().skip(present as usize) {
         let to = step + 1;
