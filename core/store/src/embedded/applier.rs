@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -32,6 +35,8 @@ pub(super) struct Backlog {
     progress: Condvar,
     bytes_max: usize,
     wait_max: Duration,
+    /// How often the views have been started over.
+    rebuilds: AtomicU64,
 }
 
 struct State {
@@ -76,6 +81,7 @@ impl Backlog {
             progress: Condvar::new(),
             bytes_max,
             wait_max,
+            rebuilds: AtomicU64::new(0),
         }
     }
 
@@ -136,11 +142,18 @@ impl Backlog {
         state.applied = Pos(0);
         state.failure = None;
         state.catch_up();
+        self.rebuilds.fetch_add(1, Ordering::Release);
         self.work.notify_one();
     }
 
-    /// Waits until what was committed by now, of one conversation or of all, is in the views; returns up to where they must go.
-    pub(super) fn wait_applied(&self, of: Option<ConversationId>) -> Result<Pos, StoreError> {
+    /// How often the views have been started over: what was waited for before the last time is no longer in them. Does not
+    /// change while a reader is open.
+    pub(super) fn rebuilds(&self) -> u64 {
+        self.rebuilds.load(Ordering::Acquire)
+    }
+
+    /// Waits until what was committed by now, of one conversation or of all, is in the views.
+    pub(super) fn wait_applied(&self, of: Option<ConversationId>) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         let target = state.needed(of);
         while state.applied < target {
@@ -156,14 +169,13 @@ impl Backlog {
             }
             self.progress.wait(&mut state);
         }
-        Ok(target)
+        Ok(())
     }
 
-    /// The same, if there is nothing to wait for.
-    pub(super) fn applied_by_now(&self, of: Option<ConversationId>) -> Option<Pos> {
+    /// There is nothing to wait for.
+    pub(super) fn is_applied(&self, of: Option<ConversationId>) -> bool {
         let state = self.state.lock();
-        let target = state.needed(of);
-        (state.applied >= target).then_some(target)
+        state.applied >= state.needed(of)
     }
 
     pub(super) fn stop(&self) {

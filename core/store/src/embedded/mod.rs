@@ -232,7 +232,7 @@ impl Shared {
             views.start_over()?;
             self.backlog.start_over();
         }
-        self.backlog.wait_applied(None).map(drop)
+        self.backlog.wait_applied(None)
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use haggle_model::Pos;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rusqlite::Connection;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -86,15 +85,6 @@ pub(super) struct Reader<'a> {
 impl Reader<'_> {
     pub(super) fn connection(&self) -> &Connection {
         self.conn.as_ref().expect("there until dropped")
-    }
-
-    /// Up to which position the views of this moment go.
-    pub(super) fn applied(&self) -> Result<Pos, StoreError> {
-        let applied = self
-            .connection()
-            .prepare_cached("SELECT applied FROM meta")
-            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
-        applied.map(|pos| Pos(pos as u64)).map_err(|error| sql_error(VIEWS_FILE, error))
     }
 }
 

@@ -248,7 +248,9 @@ pub(super) fn migrate(conn: &Connection, migrations: &[&str]) -> Result<(), Stor
     }
     let application: i64 = conn.query_row("PRAGMA application_id", [], |row| row.get(0)).map_err(with_file)?;
     if present > 0 && application != APPLICATION_ID {
-        return Err(StoreError::Open(format!("{LOG_FILE} is not a log of Haggle, or one that a build before its first release has made")));
+        return Err(StoreError::Open(format!(
+            "{LOG_FILE} is not a log of Haggle, or one that a build before its first release has made"
+        )));
     }
     for (step, sql) in migrations.iter().enumerate().skip(present as usize) {
         let to = step + 1;

@@ -64,11 +64,12 @@ impl Shared {
     /// call began.
     fn answer<T>(&self, of: About, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
         let reader = loop {
-            let target = self.backlog.wait_applied(of)?;
+            let rebuilds = self.backlog.rebuilds();
+            self.backlog.wait_applied(of)?;
             let reader = self.readers.open()?;
-            if reader.applied()? >= target {
+            if self.backlog.rebuilds() == rebuilds {
                 break reader;
-            } // a rebuild began in between
+            }
         };
         answer(&Snapshot {
             conn: reader.connection(),
@@ -80,9 +81,9 @@ impl Shared {
 impl Shared {
     /// The same at once, if nothing committed is missing from the views: no wait, no other thread.
     fn answer_now<T>(&self, of: About, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<Result<T, StoreError>, NotNow> {
-        let target = self.backlog.applied_by_now(of).ok_or(NotNow)?;
+        // First the reader: while one is open no rebuild begins, and it sees what is applied until it reads.
         let reader = self.readers.try_open().ok_or(NotNow)?;
-        if !reader.applied().is_ok_and(|applied| applied >= target) {
+        if !self.backlog.is_applied(of) {
             return Err(NotNow);
         }
         Ok(answer(&Snapshot {
