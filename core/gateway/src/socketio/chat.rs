@@ -194,7 +194,7 @@ impl Chat {
     pub async fn event(self: &Arc<Self>, name: &str, args: &[&RawValue], ack: Option<u64>) {
         let json = args.first().map_or("{}", |arg| arg.get());
         let begun = match name {
-            "join_conversation" => match self.join(json).await {
+            "join_conversation" => match Box::pin(self.join(json)).await {
                 Ok(head) => return self.answer(ack, Ok(format!(r#"{{"seq":{head}}}"#))),
                 Err(refusal) => Err(refusal),
             },
@@ -205,7 +205,7 @@ impl Chat {
             "typing_stop" => self.typing(json, false),
             "user_online" => self.online(json),
             "command" => self.command(json, ack),
-            "authenticate" => return self.authenticate(json, ack).await,
+            "authenticate" => return Box::pin(self.authenticate(json, ack)).await,
             _ => Err(Refusal::new(ErrorCode::UnknownType, "the server does not know this event")),
         };
         match begun {

@@ -146,7 +146,8 @@ async fn handle(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byt
     match (packet.kind, found) {
         (Kind::ConnectError, _) => Err(Reason::ParseError),
         (Kind::Connect, None) => {
-            connect(session, packet).await;
+            // In boxes of their own, here and below: what is rare must not be room that every idle connection keeps.
+            Box::pin(connect(session, packet)).await;
             Ok(())
         }
         // Twice, or without having joined.
@@ -171,10 +172,10 @@ async fn event(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byte
     match found {
         Found::Chat(chat) => chat.event(&name, &args, packet.ack).await,
         Found::Owned(owned) => match renewal(&name, &args) {
-            Some(token) => renew(session, &owned, &token, packet.ack).await,
+            Some(token) => Box::pin(renew(session, &owned, &token, packet.ack)).await,
             None => owned.event(&name, args_of(&args, parts), packet.ack).await,
         },
-        Found::Waiting => early_event(session, packet.namespace, &name, &args, packet.ack).await,
+        Found::Waiting => Box::pin(early_event(session, packet.namespace, &name, &args, packet.ack)).await,
     }
     Ok(())
 }

@@ -135,7 +135,7 @@ fn parsed(answer: &[u8]) -> Answer {
 
 /// A WebSocket.
 pub struct Socket {
-    stream: TcpStream,
+    pub stream: TcpStream,
     buffer: Vec<u8>,
 }
 

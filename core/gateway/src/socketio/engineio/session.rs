@@ -199,7 +199,7 @@ impl Session {
     }
 
     /// So much waits that no more packets should be read.
-    fn is_crowded(&self) -> bool {
+    pub fn is_crowded(&self) -> bool {
         let settings = self.settings();
         let state = self.state.lock();
         let full = state.out_bytes >= settings.outbox_bytes_max / 2 || state.out.len() >= settings.outbox_packets_max / 2;

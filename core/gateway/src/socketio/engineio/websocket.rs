@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    future::Future,
     io::{self, IoSlice},
     sync::Arc,
     time::Duration,
@@ -45,26 +44,43 @@ pub(super) fn is_handshake(headers: &HeaderMap) -> bool {
     headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13") && matches!(key, Some(Ok(key)) if key.len() == 16)
 }
 
+/// What a connection keeps: the socket, and what has come of an unfinished message.
+struct Connection {
+    stream: TcpStream,
+    reader: Reader,
+    /// The listener's permit, held as long as the connection lives.
+    _slot: Option<Slot>,
+}
+
+/// hyper's promise of the socket.
+struct Accepted {
+    upgraded: OnUpgrade,
+    slot: Option<Slot>,
+}
+
 /// A session that begins here. `None`: not a handshake.
 pub(super) fn open<B>(session: Arc<Session>, request: Request<B>) -> Option<Response> {
-    let (response, upgraded, slot) = accept(request)?;
-    let task = async move {
-        let Some((stream, reader)) = take_over(upgraded, &session).await else {
-            return session.close(Reason::TransportError, By::Nobody);
-        };
-        let json = session.open_json("");
-        let mut open = Vec::new();
-        frame::append_text(&mut open, |out| {
-            out.push(b'0');
-            out.extend_from_slice(json.as_bytes());
-        });
-        match write(&stream, &session, Bytes::from(open)).await {
-            Ok(()) => carry(session, stream, reader).await,
-            Err(_) => session.close(Reason::TransportError, By::Nobody),
-        }
-    };
-    spawn(task, slot);
+    let (response, accepted) = accept(request)?;
+    tokio::spawn(begin(session, accepted));
     Some(response)
+}
+
+async fn begin(session: Arc<Session>, accepted: Accepted) {
+    let Some(mut connection) = take_over(accepted, &session).await else {
+        return session.close(Reason::TransportError, By::Nobody);
+    };
+    session.push(open_frame(&session));
+    carry(&session, &mut connection).await;
+}
+
+fn open_frame(session: &Session) -> Bytes {
+    let json = session.open_json("");
+    let mut open = Vec::with_capacity(json.len() + 8);
+    frame::append_text(&mut open, |out| {
+        out.push(b'0');
+        out.extend_from_slice(json.as_bytes());
+    });
+    Bytes::from(open)
 }
 
 /// A connection that wants to take over a session which polls. `None`: not a handshake.
@@ -72,58 +88,56 @@ pub(super) fn upgrade<B>(session: Arc<Session>, request: Request<B>) -> Option<R
     if !is_handshake(request.headers()) {
         return None;
     }
-    let (response, upgraded, slot) = accept(request)?;
-    let task = async move {
-        let Some((stream, mut reader)) = take_over(upgraded, &session).await else {
-            return;
-        };
-        // A second one is let in and closed: clients know no other answer.
-        if !session.begin_upgrade() {
-            return end(&stream, None).await;
-        }
-        let probing = Probing {
-            session: &session,
-            done: false,
-        };
-        let probed = tokio::select! {
-            probed = tokio::time::timeout(session.settings().upgrade_within, probe(&session, &stream, &mut reader)) => probed.unwrap_or(false),
-            () = session.has_ended() => false,
-        };
-        if !probed {
-            drop(probing);
-            return end(&stream, None).await;
-        }
-        probing.done();
-        ::metrics::counter!(metrics::UPGRADES).increment(1);
-        carry(session, stream, reader).await;
-    };
-    spawn(task, slot);
+    let (response, accepted) = accept(request)?;
+    tokio::spawn(take_part(session, accepted));
     Some(response)
 }
 
-fn spawn(task: impl Future<Output = ()> + Send + 'static, slot: Option<Slot>) {
-    tokio::spawn(async move {
-        task.await;
-        drop(slot);
-    });
+async fn take_part(session: Arc<Session>, accepted: Accepted) {
+    let Some(mut connection) = take_over(accepted, &session).await else {
+        return;
+    };
+    // A second one is let in and closed: clients know no other answer.
+    if !session.begin_upgrade() {
+        return end(&connection.stream, None).await;
+    }
+    let probing = Probing {
+        session: &session,
+        done: false,
+    };
+    let within = session.settings().upgrade_within;
+    let probed = tokio::select! {
+        probed = tokio::time::timeout(within, probe(&session, &mut connection)) => probed.unwrap_or(false),
+        () = session.has_ended() => false,
+    };
+    if !probed {
+        drop(probing);
+        return end(&connection.stream, None).await;
+    }
+    probing.done();
+    ::metrics::counter!(metrics::UPGRADES).increment(1);
+    carry(&session, &mut connection).await;
 }
 
-fn accept<B>(mut request: Request<B>) -> Option<(Response, OnUpgrade, Option<Slot>)> {
+fn accept<B>(mut request: Request<B>) -> Option<(Response, Accepted)> {
     let upgraded = hyper::upgrade::on(&mut request);
     let (response, _) = fastwebsockets::upgrade::upgrade(&mut request).ok()?;
     let slot = request.extensions_mut().remove::<Slot>();
-    Some((response.map(|_| Body::empty()), upgraded, slot))
+    Some((response.map(|_| Body::empty()), Accepted { upgraded, slot }))
 }
 
 /// Takes the socket out of hyper, and lets go of hyper's read buffer, which an idle connection must not keep.
-async fn take_over(upgraded: OnUpgrade, session: &Session) -> Option<(TcpStream, Reader)> {
-    let upgraded = tokio::time::timeout(UPGRADE_MAX, upgraded).await.ok()?.ok()?;
+async fn take_over(accepted: Accepted, session: &Session) -> Option<Connection> {
+    let upgraded = tokio::time::timeout(UPGRADE_MAX, accepted.upgraded).await.ok()?.ok()?;
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     let stream = parts.io.into_inner();
-    stream.set_nodelay(true).ok()?;
     let mut reader = Reader::new(session.settings().payload_bytes_max, session.gateway.settings.ws.fragments_max).with_binary();
     reader.hold(&parts.read_buf);
-    Some((stream, reader))
+    Some(Connection {
+        stream,
+        reader,
+        _slot: accepted.slot,
+    })
 }
 
 /// Until it is done, the session goes on polling.
@@ -145,7 +159,8 @@ impl Drop for Probing<'_> {
 }
 
 /// `2probe`, `3probe`, `5`; `false` when the client says anything else.
-async fn probe(session: &Arc<Session>, stream: &TcpStream, reader: &mut Reader) -> bool {
+async fn probe(session: &Arc<Session>, connection: &mut Connection) -> bool {
+    let Connection { stream, reader, .. } = connection;
     if next_text(stream, reader).await.as_deref() != Some("2probe") {
         return false;
     }
@@ -190,17 +205,21 @@ async fn read(stream: &TcpStream, reader: &mut Reader) -> io::Result<()> {
 }
 
 /// Everything from here to the end of the connection.
-async fn carry(session: Arc<Session>, stream: TcpStream, mut reader: Reader) {
+async fn carry(session: &Arc<Session>, connection: &mut Connection) {
+    let Connection { stream, reader, .. } = connection;
+    // Sending goes first, so that answers to what is read wait until the tasks that reading has woken have run: what those have
+    // to say goes out in the same write.
     let ended = tokio::select! {
-        (end, code) = receive(&session, &stream, &mut reader) => {
+        biased;
+        end = send(session, stream) => (end, Some(1000)),
+        (end, code) = receive(session, stream, reader) => {
             session.close(end.0, end.1);
             (end, code)
         }
-        end = send(&session, &stream) => (end, Some(1000)),
     };
     let ((_, by), code) = ended;
     if by != By::Nobody {
-        self::end(&stream, code).await;
+        self::end(stream, code).await;
     }
 }
 
@@ -227,14 +246,17 @@ async fn receive(session: &Arc<Session>, stream: &TcpStream, reader: &mut Reader
                 Message::Close(code) => return ((Reason::TransportClose, By::Client), code),
             };
             let received = match packet {
-                Ok(packet) => session.receive(&mut input, packet).await,
+                // In a box, here and below: what handling a packet may need is no room that an idle connection keeps.
+                Ok(packet) => Box::pin(session.receive(&mut input, packet)).await,
                 Err(_) => Err((Reason::ParseError, By::Server)),
             };
             if let Err(end) = received {
                 return (end, Some(1000));
             }
         }
-        session.has_room().await;
+        if session.is_crowded() {
+            Box::pin(session.has_room()).await;
+        }
         if read(stream, reader).await.is_err() {
             return ((Reason::TransportClose, By::Nobody), None);
         }
@@ -278,9 +300,8 @@ async fn write_batch(stream: &TcpStream, session: &Session, batch: &mut Batch) -
             Ok(bytes) => batch.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let stalled = |_| io::Error::from(io::ErrorKind::TimedOut);
-                tokio::time::timeout(session.gateway.settings.ws.stall_max, stream.writable())
-                    .await
-                    .map_err(stalled)??;
+                let writable = tokio::time::timeout(session.gateway.settings.ws.stall_max, stream.writable());
+                Box::pin(writable).await.map_err(stalled)??;
             }
             Err(error) => return Err(error),
         }
