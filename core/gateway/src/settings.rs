@@ -175,7 +175,7 @@ pub struct SocketIoSettings {
     pub packets_per_second: u32,
     /// Packets of one session at once.
     pub packets_burst: u32,
-    /// Namespaces whose clients, after a cut, get back their place and what they missed; the chat's is the one that can.
+    /// Namespaces whose clients, after a cut, get back their place and what they missed.
     pub recovery_namespaces: Vec<String>,
     /// How long a place is kept for a client that is away, and how far back what was sent is kept.
     pub recovery_within: Duration,

@@ -1,27 +1,20 @@
 //! A user in the namespace of conversations: its events become engine commands, and the engine's pushes its events.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        Arc, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::sync::{Arc, Weak};
 
 use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, What};
 use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, Seq, UserId};
-use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
-    client, encode,
-    engineio::session::{By, Session},
+    client::{self, Space},
+    dialects::Dialect,
+    encode,
     metrics::Reason,
-    recovery::{self, AwaySince, Ring},
+    place::{Place, Seated},
 };
 use crate::{
-    Gateway, Identity,
     decode::{self, DecodeError, MessageBody},
     resource::{ConversationContext, ConversationResource},
 };
@@ -32,33 +25,40 @@ const PARTICIPANTS_SHOWN: usize = 256;
 const CLIENT_ID_BYTES_MAX: usize = 128;
 
 /// See the module.
-pub(crate) struct Chat {
-    /// The id of the namespace's socket, as the client knows it.
-    id: Arc<str>,
+pub(super) struct Chat {
+    place: Place,
     me: Weak<Chat>,
-    gateway: Arc<Gateway>,
-    user: UserId,
-    /// The secret by which the client is known again after a cut.
-    pid: Option<Box<str>>,
-    pub(super) place: Mutex<Place>,
-    /// What `place` says, for the hub.
-    away: AtomicBool,
-    state: Mutex<State>,
 }
 
-/// Where the client is.
-pub(super) struct Place {
-    /// That carries what is said to the client; over, when the client is away.
-    pub session: Arc<Session>,
-    pub away: Option<AwaySince>,
-    /// What the client gets after a cut.
-    pub ring: Option<Box<Ring>>,
+/// What a client can say.
+#[derive(Clone, Copy, Debug)]
+enum ClientEvent {
+    Join,
+    Leave,
+    Send,
+    MarkRead,
+    TypingStart,
+    TypingStop,
+    UserOnline,
+    Command,
+    Authenticate,
 }
 
-struct State {
-    roles: Arc<[String]>,
-    expires_at: i64,
-    joined: BTreeSet<ConversationId>,
+const CLIENT_EVENTS: &[(&str, ClientEvent)] = &[
+    ("send_message", ClientEvent::Send),
+    ("mark_read", ClientEvent::MarkRead),
+    ("typing_start", ClientEvent::TypingStart),
+    ("typing_stop", ClientEvent::TypingStop),
+    ("join_conversation", ClientEvent::Join),
+    ("leave_conversation", ClientEvent::Leave),
+    ("command", ClientEvent::Command),
+    ("user_online", ClientEvent::UserOnline),
+    ("authenticate", ClientEvent::Authenticate),
+];
+
+/// Every event that a client of the chat sends.
+pub fn chat_events() -> impl Iterator<Item = &'static str> {
+    CLIENT_EVENTS.iter().map(|(name, _)| *name)
 }
 
 /// `authenticate`.
@@ -113,100 +113,40 @@ enum Begun {
 }
 
 impl Chat {
-    /// `pid`: of a client that may be recovered.
-    pub fn new(session: Arc<Session>, id: Arc<str>, pid: Option<Box<str>>, identity: Identity) -> Arc<Chat> {
-        let ring = pid.is_some().then(|| session.gateway.socketio.recovery.ring());
-        let gateway = session.gateway.clone();
-        let place = Place { session, away: None, ring };
-        Arc::new_cyclic(|me| Chat {
-            id,
-            me: me.clone(),
-            gateway,
-            user: identity.user,
-            pid,
-            place: Mutex::new(place),
-            away: AtomicBool::new(false),
-            state: Mutex::new(State {
-                roles: identity.roles,
-                expires_at: identity.expires_at,
-                joined: BTreeSet::new(),
-            }),
-        })
-    }
-
-    /// The secret by which the client is known again.
-    pub fn pid(&self) -> Option<&str> {
-        self.pid.as_deref()
-    }
-
-    fn session(&self) -> Arc<Session> {
-        self.place.lock().session.clone()
-    }
-
-    /// Takes on what another token of the same user says.
-    pub fn authenticated(&self, identity: Identity) {
-        let mut state = self.state.lock();
-        (state.roles, state.expires_at) = (identity.roles, identity.expires_at);
-    }
-
-    /// Tells the hub's side what the place says. Called by [`haggle_engine::hub::Hub::change`] alone.
-    pub fn note_away(&self) {
-        self.away.store(self.place.lock().away.is_some(), Ordering::Release);
-    }
-
-    /// The client did not come back.
-    pub fn forget(&self) {
-        self.gateway.engine.disconnect(self, "not recovered");
-    }
-
-    /// Asks who is there in the conversations that were joined.
-    pub fn see_presence(self: &Arc<Self>) {
-        let joined = self.state.lock().joined.clone();
-        for conversation in joined {
-            self.gateway.engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
-        }
-    }
-
-    /// When the token ends.
-    pub fn expires_at_ms(&self) -> Millis {
-        self.state.lock().expires_at.saturating_mul(1000)
+    pub fn new(place: Place) -> Arc<Chat> {
+        Arc::new_cyclic(|me| Chat { place, me: me.clone() })
     }
 
     fn now(&self) -> Millis {
-        self.gateway.engine.now()
+        self.place.gateway.engine.now()
     }
 
     fn namespace(&self) -> &str {
-        &self.gateway.settings.socketio.namespace
+        &self.place.gateway.settings.socketio.namespace
     }
 
     fn actor(&self) -> Actor {
-        Actor {
-            user: self.user.clone(),
-            roles: self.state.lock().roles.clone(),
-            session: self.id.clone(),
-            transport: "socketio",
-            dialect: Arc::from("s1"),
-        }
+        self.place.actor("s1")
     }
 
     /// One event of the client.
     pub async fn event(self: &Arc<Self>, name: &str, args: &[&RawValue], ack: Option<u64>) {
         let json = args.first().map_or("{}", |arg| arg.get());
-        let begun = match name {
-            "join_conversation" => match Box::pin(self.join(json)).await {
+        let event = CLIENT_EVENTS.iter().find(|(known, _)| *known == name);
+        let begun = match event.map(|(_, event)| *event) {
+            Some(ClientEvent::Join) => match Box::pin(self.join(json)).await {
                 Ok(head) => return self.answer(ack, Ok(format!(r#"{{"seq":{head}}}"#))),
                 Err(refusal) => Err(refusal),
             },
-            "leave_conversation" => self.leave(json),
-            "send_message" => self.send(json, ack),
-            "mark_read" => self.mark_read(json, ack),
-            "typing_start" => self.typing(json, true),
-            "typing_stop" => self.typing(json, false),
-            "user_online" => self.online(json),
-            "command" => self.command(json, ack),
-            "authenticate" => return Box::pin(self.authenticate(json, ack)).await,
-            _ => Err(Refusal::new(ErrorCode::UnknownType, "the server does not know this event")),
+            Some(ClientEvent::Leave) => self.leave(json),
+            Some(ClientEvent::Send) => self.send(json, ack),
+            Some(ClientEvent::MarkRead) => self.mark_read(json, ack),
+            Some(ClientEvent::TypingStart) => self.typing(json, true),
+            Some(ClientEvent::TypingStop) => self.typing(json, false),
+            Some(ClientEvent::UserOnline) => self.online(json),
+            Some(ClientEvent::Command) => self.command(json, ack),
+            Some(ClientEvent::Authenticate) => return Box::pin(self.authenticate(json, ack)).await,
+            None => Err(Refusal::new(ErrorCode::UnknownType, "the server does not know this event")),
         };
         match begun {
             Ok(Begun::Later) => {}
@@ -217,32 +157,25 @@ impl Chat {
 
     fn answer(&self, ack: Option<u64>, result: Result<String, Refusal>) {
         let write = |data: String| move |out: &mut Vec<u8>| out.extend_from_slice(data.as_bytes());
-        encode::answer(&self.session(), self.namespace(), ack, result.map(write));
+        encode::answer(&self.place.session(), self.namespace(), ack, result.map(write));
     }
 
     /// Returns the seq of the last event: what comes after it is pushed.
     async fn join(self: &Arc<Self>, json: &str) -> Result<Seq, Refusal> {
         let conversation = conversation_of(json)?;
-        let engine = &self.gateway.engine;
+        let engine = &self.place.gateway.engine;
         let (row, member) = engine.authorize_read(&self.actor(), conversation).await?;
         if member.is_none() {
             return Err(Refusal::forbidden("only participants can join"));
         }
-        let max = self.gateway.settings.ws.subscriptions_max;
-        {
-            let joined = &mut self.state.lock().joined;
-            if joined.len() >= max && !joined.contains(&conversation) {
-                return Err(Refusal::new(ErrorCode::TooLarge, format!("at most {max} conversations can be joined")));
-            }
-            joined.insert(conversation);
-        }
+        self.place.join(conversation)?;
         engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
         Ok(row.head)
     }
 
     fn leave(&self, json: &str) -> Result<Begun, Refusal> {
         let conversation = conversation_of(json)?;
-        self.state.lock().joined.remove(&conversation);
+        self.place.leave(conversation);
         Ok(Begun::Done)
     }
 
@@ -288,13 +221,13 @@ impl Chat {
             return Err(Refusal::bad("/clientMessageId", message));
         }
         let request = Request::new(self.actor(), command).with_client_id(client_id);
-        self.gateway.engine.submit(request, self.reply(ack, write));
+        self.place.gateway.engine.submit(request, self.reply(ack, write));
         Ok(Begun::Later)
     }
 
     /// Counts a request and says how it is answered, from whichever thread.
     fn reply(self: &Arc<Self>, ack: Option<u64>, write: fn(&mut Vec<u8>, &haggle_engine::Outcome)) -> Reply {
-        let (chat, session) = (self.clone(), self.session());
+        let (chat, session) = (self.clone(), self.place.session());
         session.begin_request();
         Box::new(move |result| {
             let result = result.map(|outcome| move |out: &mut Vec<u8>| write(out, &outcome));
@@ -311,39 +244,35 @@ impl Chat {
             return Err(Refusal::bad("/messageId", "/messageId: of another conversation"));
         }
         let reply = self.reply(ack, |out, _| out.extend_from_slice(b"{}"));
-        let engine = &self.gateway.engine;
+        let engine = &self.place.gateway.engine;
         engine.mark(&self.actor(), message.conversation, None, Some(message.seq), Some(reply));
         Ok(Begun::Later)
     }
 
     fn typing(&self, json: &str, on: bool) -> Result<Begun, Refusal> {
         let conversation = conversation_of(json)?;
-        self.gateway.engine.typing(&self.actor(), conversation, on);
+        self.place.gateway.engine.typing(&self.actor(), conversation, on);
         Ok(Begun::Done)
     }
 
     fn online(&self, json: &str) -> Result<Begun, Refusal> {
         let body: Online = decode::parse(json.as_bytes())?;
-        self.gateway.engine.presence_hint(&self.actor(), body.is_online);
+        self.place.gateway.engine.presence_hint(&self.actor(), body.is_online);
         Ok(Begun::Done)
     }
 
     /// A new token of the same user.
     async fn authenticate(&self, json: &str, ack: Option<u64>) {
         let identity = match decode::parse::<Authenticate>(json.as_bytes()) {
-            Ok(Authenticate { token }) => client::identity(&self.gateway, &token).await,
+            Ok(Authenticate { token }) => client::identity(&self.place.gateway, &token).await,
             Err(error) => Err(error.into()),
         };
         let renewed = identity.and_then(|identity| {
-            if identity.user != self.user {
-                return Err(Refusal::forbidden("this connection is another user's"));
-            }
             let answer = client::authenticated_json(&identity);
-            self.authenticated(identity);
-            Ok(answer)
+            self.place.renew(identity).map(|()| answer)
         });
         if renewed.is_ok() {
-            self.session().call_spaces_at(Some(tokio::time::Instant::now())); // Which finds out when to look again.
+            self.place.session().call_spaces_at(Some(tokio::time::Instant::now())); // Which finds out when to look again.
         }
         self.answer(ack, renewed);
     }
@@ -351,10 +280,10 @@ impl Chat {
     // Out.
 
     fn to(&self) -> encode::To<'_> {
-        let offsets = self.pid.is_some().then(|| self.gateway.socketio.recovery.offsets());
+        let recovers = self.place.gateway.settings.socketio.recovers(self.namespace());
         encode::To {
             namespace: self.namespace(),
-            offsets,
+            offsets: recovers.then(|| &**self.place.gateway.socketio.recovery.offsets()),
         }
     }
 
@@ -363,22 +292,21 @@ impl Chat {
         if frames.is_empty() {
             return;
         }
-        let mut place = self.place.lock();
         if encode::is_volatile(&push.what) {
-            place.session.push(frames);
+            self.place.push_once(frames);
         } else {
-            recovery::push(&mut place, frames);
+            self.place.push(frames);
         }
     }
 
     fn offer_event(&self, push: &Arc<Push>, published: &Published) {
         if let Event::ParticipantJoined { user, .. } = &published.entry.event
-            && *user == self.user
+            && *user == self.place.user
             && published.kind != ConversationKind::Personal
             && let Some(chat) = self.me.upgrade()
         {
             let conversation = published.entry.conversation;
-            let runtime = self.gateway.socketio.runtime();
+            let runtime = self.place.gateway.socketio.runtime();
             runtime.spawn(async move { tell_new_conversation(&chat, conversation).await });
         }
         self.push(push);
@@ -387,7 +315,7 @@ impl Chat {
 
 /// Shows a conversation to somebody who has just come into it.
 async fn tell_new_conversation(chat: &Chat, conversation: ConversationId) {
-    let (engine, user) = (&chat.gateway.engine, &chat.user);
+    let (engine, user) = (&chat.place.gateway.engine, &chat.place.user);
     let row = match engine.inbox_row(user, conversation).await {
         Ok(Some(row)) => row,
         Ok(None) => return, // Gone again.
@@ -409,7 +337,7 @@ async fn tell_new_conversation(chat: &Chat, conversation: ConversationId) {
     };
     let resource = ConversationResource::new(&row, context);
     let frames = encode::new_conversation(chat.to(), &resource, row.conversation.head);
-    recovery::push(&mut chat.place.lock(), frames);
+    chat.place.push(frames);
 }
 
 fn conversation_of(json: &str) -> Result<ConversationId, Refusal> {
@@ -421,17 +349,42 @@ fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(field: &'static str, tex
     text.parse().map_err(|error| Refusal::bad(field, format!("{field}: {error}")))
 }
 
+impl Seated for Chat {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn dialect(&self) -> Option<&Arc<Dialect>> {
+        None
+    }
+
+    fn into_space(self: Arc<Self>) -> Space {
+        Space::Chat(self)
+    }
+
+    /// Asks who is there in the conversations that were joined.
+    fn is_back(self: Arc<Self>) {
+        for conversation in self.place.joined() {
+            self.place.gateway.engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
+        }
+    }
+
+    fn is_over(self: Arc<Self>, reason: Reason) {
+        self.place.gateway.engine.disconnect(&*self, reason.as_str());
+    }
+}
+
 impl Subscriber for Chat {
     fn id(&self) -> &str {
-        &self.id
+        &self.place.id
     }
 
     fn user(&self) -> &UserId {
-        &self.user
+        &self.place.user
     }
 
     fn has_role(&self, role: &str) -> bool {
-        self.state.lock().roles.iter().any(|r| r == role)
+        self.place.has_role(role)
     }
 
     fn transport(&self) -> &'static str {
@@ -439,27 +392,27 @@ impl Subscriber for Chat {
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {
-        !self.is_away() && self.state.lock().joined.contains(&conversation)
+        !self.is_away() && self.place.has_joined(&[conversation])
     }
 
     fn offer(&self, push: &Arc<Push>) {
         match &push.what {
             What::Event(published) => self.offer_event(push, published),
             // The engine asks who has joined; the typist is not told.
-            What::Typing { user, .. } if *user == self.user => {}
+            What::Typing { user, .. } if *user == self.place.user => {}
             _ => self.push(push),
         }
     }
 
     fn ended(&self, conversation: ConversationId) {
-        self.state.lock().joined.remove(&conversation);
+        self.place.leave(conversation);
     }
 
     fn close(&self, reason: &'static str) {
-        self.session().close(Reason::of_close(reason), By::Server);
+        self.place.close(Reason::of_close(reason));
     }
 
     fn is_away(&self) -> bool {
-        self.away.load(Ordering::Acquire)
+        self.place.is_away()
     }
 }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use haggle_engine::{
-    Refusal, Subscriber,
+    Refusal,
     sockets::{Handshake, NamespaceAnswer},
 };
 use haggle_model::{ErrorCode, Millis};
@@ -24,6 +24,7 @@ use super::{
     opened::Opened,
     owned::{Owned, args_of},
     packet::{Assembler, Kind, Packet, Whole},
+    place::{Place, Seated},
     recovery::{self, Asked},
 };
 use crate::{AuthError, Gateway, Identity, auth, decode, metrics::AUTH_FAILURES, resource::Time, settings::SocketIoSettings, ws::bucket::Bucket};
@@ -55,7 +56,8 @@ pub(crate) struct Spaces {
 }
 
 /// A place in a namespace.
-enum Space {
+#[derive(Clone)]
+pub(super) enum Space {
     Chat(Arc<Chat>),
     /// In a namespace of a plugin.
     Owned(Arc<Owned>),
@@ -191,7 +193,7 @@ fn renewal(name: &str, args: &[&RawValue]) -> Option<String> {
 async fn renew(session: &Arc<Session>, owned: &Arc<Owned>, token: &str, ack: Option<u64>) {
     let renewed = identity(&session.gateway, token).await.and_then(|identity| {
         let answer = authenticated_json(&identity);
-        owned.renew(identity).map(|()| answer)
+        owned.place().renew(identity).map(|()| answer)
     });
     if renewed.is_ok() {
         session.call_spaces_at(Some(Instant::now())); // Which finds out when to look again.
@@ -297,19 +299,33 @@ async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth:
     let dialect = entrance.dialect(token).cloned();
     let identity = who.map(|(_, identity)| identity);
     match (dialect, identity) {
-        (Some(dialect), identity) => match own(session, dialect, sid.clone(), auth, identity).await {
-            Ok(owned) => {
-                joined(session, namespace, &sid, None, Space::Owned(owned.clone()));
-                owned_entered(session, &owned);
-            }
-            Err(no) => no.tell(session, namespace),
-        },
+        (Some(dialect), identity) => enter_owned(session, &Asked::of(packet.data), sid, auth, dialect, identity).await,
         (None, Some(identity)) if entrance.is_chat => {
             if let Err(refusal) = enter_chat(session, &Asked::of(packet.data), sid, identity).await {
                 refuse_login(session, namespace, &refusal);
             }
         }
         _ => refuse(session, namespace, "Invalid namespace", None, "unknown"),
+    }
+}
+
+/// Lets a client into a plugin's namespace: into the place it had, or a new one.
+async fn enter_owned(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, auth: String, dialect: Arc<Dialect>, identity: Option<Identity>) {
+    let namespace = &dialect.settings.namespace;
+    match recovery::resume(session, Some(&dialect), asked, identity.as_ref()) {
+        Ok(Some(seat)) => return watch(session, seat.place()),
+        Ok(None) => {}
+        Err(refusal) => return No::Failed(refusal).tell(session, namespace),
+    }
+    let recovers = session.settings().recovers(namespace);
+    match own(session, dialect.clone(), sid, auth, recovers, identity).await {
+        Ok(owned) => {
+            let place = owned.place();
+            joined(session, namespace, &place.id, place.pid(), Space::Owned(owned.clone()));
+            owned.connected();
+            entered(session, owned);
+        }
+        Err(no) => no.tell(session, namespace),
     }
 }
 
@@ -340,7 +356,14 @@ impl No {
 }
 
 /// Counts the user and asks the plugin.
-async fn own(session: &Arc<Session>, dialect: Arc<Dialect>, sid: Arc<str>, auth: String, identity: Option<Identity>) -> Result<Arc<Owned>, No> {
+async fn own(
+    session: &Arc<Session>,
+    dialect: Arc<Dialect>,
+    sid: Arc<str>,
+    auth: String,
+    recovers: bool,
+    identity: Option<Identity>,
+) -> Result<Arc<Owned>, No> {
     let gateway = &session.gateway;
     let namespace = &dialect.settings.namespace;
     if !gateway.engine.hooks().plan().offers_namespace(&dialect.plugin, namespace) {
@@ -351,14 +374,15 @@ async fn own(session: &Arc<Session>, dialect: Arc<Dialect>, sid: Arc<str>, auth:
     if let Some(identity) = &identity {
         admit(session, identity).await.map_err(No::Failed)?;
     }
-    let owned = Owned::new(session.clone(), sid, dialect.clone(), identity);
+    let place = Place::new(session.clone(), sid, recovers, identity);
+    let owned = Owned::new(place, dialect.clone());
     let no = match owned.connect(handshake(session, namespace, auth)).await {
         Ok(NamespaceAnswer::Done) => return Ok(owned),
         Ok(NamespaceAnswer::Refused { message, data }) => No::Refused { message, data },
         Ok(_) => No::Failed(Refusal::new(ErrorCode::Internal, "the plugin gave another answer")),
         Err(refusal) => No::Failed(refusal),
     };
-    if let Some(user) = owned.named_user() {
+    if let Some(user) = owned.place().named_user() {
         gateway.connections.leave(user);
     }
     Err(no)
@@ -383,20 +407,6 @@ fn auth_without_token(data: Option<&RawValue>) -> String {
     let mut auth = parsed.unwrap_or_default();
     auth.remove("token");
     serde_json::Value::Object(auth).to_string()
-}
-
-/// From here on the user is there.
-fn owned_entered(session: &Arc<Session>, owned: &Arc<Owned>) {
-    owned.connected();
-    if owned.named_user().is_some() {
-        let deadline = deadline_of(owned.expires_at_ms(), session, Instant::now());
-        session.gateway.engine.connect(owned.clone());
-        session.call_spaces_at(deadline);
-    }
-    if session.is_over() {
-        leave_all(session, Reason::TransportClose); // The end may have missed it,
-        session.gateway.engine.hub().disconnect(owned.user(), owned.id()); // or come before the hub knew of it.
-    }
 }
 
 /// The token of the connect's data.
@@ -442,37 +452,35 @@ fn refuse_login(session: &Arc<Session>, namespace: &str, refusal: &Refusal) {
 }
 
 fn joined(session: &Arc<Session>, namespace: &str, sid: &str, pid: Option<&str>, space: Space) {
-    count_connect("joined");
-    session.joined();
-    session.spaces.lock().list.push(space);
+    rejoined(session, space);
     session.push(encode::connected(namespace, sid, pid));
 }
 
-/// A client of the chat is in its place again; the rest is [`super::recovery`]'s.
-pub(super) fn rejoined(session: &Arc<Session>, chat: &Arc<Chat>) {
+/// A client is in its place again; the rest is [`super::recovery`]'s.
+pub(super) fn rejoined(session: &Session, space: Space) {
     count_connect("joined");
     session.joined();
-    session.spaces.lock().list.push(Space::Chat(chat.clone()));
+    session.spaces.lock().list.push(space);
 }
 
 /// Lets a client into the chat: into the place it had, or a new one.
 async fn enter_chat(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, identity: Identity) -> Result<(), Refusal> {
     let settings = session.settings();
-    if let Some(chat) = recovery::resume(session, asked, &identity)? {
-        watch(session, &chat);
+    if let Some(seat) = recovery::resume(session, None, asked, Some(&identity))? {
+        watch(session, seat.place());
         return Ok(());
     }
-    let pid = settings.recovers(&settings.namespace).then(|| new_id(&settings.node).into());
-    let chat = login(session, sid, pid, identity).await?;
-    joined(session, &settings.namespace, chat.id(), chat.pid(), Space::Chat(chat.clone()));
+    let chat = login(session, sid, settings.recovers(&settings.namespace), identity).await?;
+    let place = chat.place();
+    joined(session, &settings.namespace, &place.id, place.pid(), Space::Chat(chat.clone()));
     entered(session, chat);
     Ok(())
 }
 
 /// Makes a chat of an identity. Counts its user.
-async fn login(session: &Arc<Session>, sid: Arc<str>, pid: Option<Box<str>>, identity: Identity) -> Result<Arc<Chat>, Refusal> {
+async fn login(session: &Arc<Session>, sid: Arc<str>, recovers: bool, identity: Identity) -> Result<Arc<Chat>, Refusal> {
     admit(session, &identity).await?;
-    Ok(Chat::new(session.clone(), sid, pid, identity))
+    Ok(Chat::new(Place::new(session.clone(), sid, recovers, Some(identity))))
 }
 
 /// Counts a connection of the user.
@@ -494,16 +502,24 @@ pub(super) async fn identity(gateway: &Gateway, token: &str) -> Result<Identity,
     })
 }
 
-/// From here on the engine's pushes come.
-fn entered(session: &Arc<Session>, chat: Arc<Chat>) {
-    session.gateway.socketio.recovery.enter(&chat);
-    session.gateway.engine.connect(chat.clone());
-    watch(session, &chat);
+/// A place that was not there before: from here on it is told what happens.
+fn entered(session: &Arc<Session>, seat: Arc<dyn Seated>) {
+    let (gateway, place) = (&session.gateway, seat.place());
+    gateway.socketio.recovery.enter(seat.clone());
+    if place.named_user().is_some() {
+        gateway.engine.connect(seat.clone());
+    }
+    watch(session, place);
+    if session.is_over() {
+        // The end may have come before the hub knew of the place.
+        recovery::give_up(seat.clone());
+        gateway.engine.hub().disconnect(seat.user(), seat.id());
+    }
 }
 
 /// Watches the token's time.
-fn watch(session: &Arc<Session>, chat: &Chat) {
-    session.call_spaces_at(deadline_of(Some(chat.expires_at_ms()), session, Instant::now()));
+fn watch(session: &Arc<Session>, place: &Place) {
+    session.call_spaces_at(deadline_of(place.expires_at_ms(), session, Instant::now()));
     if session.is_over() {
         leave_all(session, Reason::TransportClose); // The end may have missed it.
     }
@@ -519,7 +535,10 @@ async fn early_event(session: &Arc<Session>, namespace: &str, name: &str, args: 
             answer(session, namespace, ack, Ok(data));
             match space {
                 Space::Chat(chat) => entered(session, chat),
-                Space::Owned(owned) => owned_entered(session, &owned),
+                Space::Owned(owned) => {
+                    owned.connected();
+                    entered(session, owned);
+                }
                 Space::Waiting { .. } => {}
             }
         }
@@ -546,10 +565,10 @@ async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue
     let entrance = Entrance::of(session, namespace);
     let space = match entrance.dialect(Some(&token)) {
         Some(dialect) => {
-            let owned = own(session, dialect.clone(), sid, auth, Some(identity)).await;
+            let owned = own(session, dialect.clone(), sid, auth, false, Some(identity)).await;
             Space::Owned(owned.map_err(|no| no.refusal(dialect.plugin.as_str()))?)
         }
-        None if entrance.is_chat => Space::Chat(login(session, sid, None, identity).await?),
+        None if entrance.is_chat => Space::Chat(login(session, sid, false, identity).await?),
         None => return Err(Refusal::forbidden("this token is for no namespace of this name")),
     };
     let mut spaces = session.spaces.lock();
@@ -559,38 +578,22 @@ async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue
         .find(|space| matches!(space, Space::Waiting { namespace: waits_in, .. } if **waits_in == *namespace));
     match place {
         Some(place) => {
-            *place = space.handle();
+            *place = space.clone();
             Ok(Some((data, space)))
         }
         None => {
             drop(spaces);
-            given_up(session, &space);
+            given_up(session, space);
             Ok(None)
         }
     }
 }
 
-impl Space {
-    /// Another handle to the same place.
-    fn handle(&self) -> Space {
-        match self {
-            Space::Chat(chat) => Space::Chat(chat.clone()),
-            Space::Owned(owned) => Space::Owned(owned.clone()),
-            Space::Waiting { namespace, sid, until, auth } => Space::Waiting {
-                namespace: namespace.clone(),
-                sid: sid.clone(),
-                until: *until,
-                auth: auth.clone(),
-            },
-        }
-    }
-}
-
 /// A place that was made for somebody who has gone.
-fn given_up(session: &Session, space: &Space) {
+fn given_up(session: &Session, space: Space) {
     match space {
-        Space::Chat(chat) => session.gateway.connections.leave(chat.user()),
-        Space::Owned(owned) => left(session, &Space::Owned(owned.clone()), Reason::TransportClose),
+        Space::Chat(chat) => session.gateway.connections.leave(&chat.place().user),
+        Space::Owned(owned) => recovery::left(owned, session, Reason::TransportClose),
         Space::Waiting { .. } => {}
     }
 }
@@ -611,21 +614,14 @@ fn leave(session: &Arc<Session>, namespace: &str, reason: Reason) {
     };
     if let Some(space) = space {
         metrics::closed(reason);
-        left(session, &space, reason);
+        left(session, space, reason);
     }
 }
 
-fn left(session: &Session, space: &Space, reason: Reason) {
-    let gateway = &session.gateway;
+fn left(session: &Session, space: Space, reason: Reason) {
     match space {
         Space::Chat(chat) => recovery::left(chat, session, reason),
-        Space::Owned(owned) => {
-            if let Some(user) = owned.named_user() {
-                gateway.engine.disconnect(&**owned as &dyn Subscriber, reason.as_str());
-                gateway.connections.leave(user);
-            }
-            owned.left(reason);
-        }
+        Space::Owned(owned) => recovery::left(owned, session, reason),
         Space::Waiting { .. } => {}
     }
 }
@@ -633,7 +629,7 @@ fn left(session: &Session, space: &Space, reason: Reason) {
 /// The session is over.
 pub(crate) fn leave_all(session: &Session, reason: Reason) {
     let spaces = std::mem::take(&mut session.spaces.lock().list);
-    spaces.iter().for_each(|space| left(session, space, reason));
+    spaces.into_iter().for_each(|space| left(session, space, reason));
 }
 
 // Time.
@@ -651,8 +647,8 @@ pub(crate) fn on_time(session: &Arc<Session>, now: Instant) -> Option<Instant> {
                 next = next.into_iter().chain([*until]).min();
                 continue;
             }
-            Space::Chat(chat) => (&**chat_namespace, Some(chat.expires_at_ms())),
-            Space::Owned(owned) => (owned.namespace(), owned.expires_at_ms()),
+            Space::Chat(chat) => (&**chat_namespace, chat.place().expires_at_ms()),
+            Space::Owned(owned) => (owned.namespace(), owned.place().expires_at_ms()),
         };
         let Some(expires_at_ms) = expires_at_ms else { continue };
         let at = deadline_of(Some(expires_at_ms), session, now);

@@ -10,21 +10,29 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
 use haggle_engine::{
-    Published, Push, Subscriber, What,
+    Published, Push, What,
     sockets::{Recipients, SocketAudience, SocketEmit, Sockets, Target},
 };
 use haggle_model::{ConversationId, ConversationKind, Event, PluginId, UserId};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
-use super::{encode, engineio::session::By, metrics, metrics::Reason, opened::Opened, owned::Owned};
-use crate::{Gateway, settings::DialectSettings};
+use super::{
+    encode, metrics,
+    opened::Opened,
+    owned::{Emitted, Owned},
+    place::Seated,
+};
+use crate::{
+    Gateway,
+    settings::{DialectSettings, SocketIoSettings},
+};
 
 /// Mappings of one dialect that run side by side; those of one conversation never do.
 const LANES: usize = 4;
@@ -33,15 +41,17 @@ const WAITING_MAX: usize = 1024;
 
 /// All of them, in the order of the configuration.
 #[derive(Default)]
-pub(crate) struct Dialects {
+pub(super) struct Dialects {
     list: Vec<Arc<Dialect>>,
     started: AtomicBool,
 }
 
 /// A namespace and the plugin that owns it.
-pub(crate) struct Dialect {
+pub(super) struct Dialect {
     pub settings: DialectSettings,
     pub plugin: PluginId,
+    /// Numbers of events, where clients can be recovered.
+    offsets: Option<Arc<AtomicU64>>,
     inside: RwLock<Inside>,
     lanes: Vec<mpsc::Sender<Job>>,
     /// The other ends, until the lanes run.
@@ -94,9 +104,14 @@ impl Told {
 }
 
 impl Dialects {
-    pub fn new(settings: &[DialectSettings]) -> Dialects {
+    /// `offsets` number the events of those whose clients can be recovered.
+    pub fn new(settings: &SocketIoSettings, offsets: &Arc<AtomicU64>) -> Dialects {
+        let dialect = |dialect: &DialectSettings| {
+            let offsets = settings.recovers(&dialect.namespace).then(|| offsets.clone());
+            Arc::new(Dialect::new(dialect, offsets))
+        };
         Dialects {
-            list: settings.iter().map(|settings| Arc::new(Dialect::new(settings))).collect(),
+            list: settings.dialects.iter().map(dialect).collect(),
             started: AtomicBool::new(false),
         }
     }
@@ -139,7 +154,7 @@ impl Sockets for Dialects {
 
     fn emit(&self, plugin: &PluginId, emit: SocketEmit) {
         let own = self.list.iter().filter(|dialect| dialect.plugin == *plugin);
-        own.for_each(|dialect| dialect.spread(&emit, None));
+        own.for_each(|dialect| dialect.spread(&emit, true, None));
     }
 }
 
@@ -158,7 +173,10 @@ async fn run_lane(gateway: Weak<Gateway>, index: usize, mut jobs: mpsc::Receiver
         let dialect = &gateway.socketio.dialects.list[index];
         let users = job.told.users().to_vec();
         match gateway.engine.map(&dialect.plugin, &dialect.settings.namespace, &job.push, users).await {
-            Ok(emits) => emits.iter().for_each(|emit| dialect.spread(emit, Some(&job.told))),
+            Ok(emits) => {
+                let kept = !encode::is_volatile(&job.push.what);
+                emits.iter().for_each(|emit| dialect.spread(emit, kept, Some(&job.told)));
+            }
             // They may have missed something; to throw them all out would make them come back into the same failure.
             Err(refusal) => {
                 metrics::unmapped("failed");
@@ -169,11 +187,12 @@ async fn run_lane(gateway: Weak<Gateway>, index: usize, mut jobs: mpsc::Receiver
 }
 
 impl Dialect {
-    fn new(settings: &DialectSettings) -> Dialect {
+    fn new(settings: &DialectSettings, offsets: Option<Arc<AtomicU64>>) -> Dialect {
         let (lanes, jobs) = (0..LANES).map(|_| mpsc::channel(WAITING_MAX)).unzip();
         Dialect {
             plugin: PluginId::from(settings.plugin.as_str()),
             settings: settings.clone(),
+            offsets,
             inside: RwLock::default(),
             lanes,
             jobs: Mutex::new(jobs),
@@ -185,7 +204,7 @@ impl Dialect {
     pub fn enter(&self, socket: &Arc<Owned>) {
         let mut inside = self.inside.write();
         inside.by_id.insert(socket.id().clone(), socket.clone());
-        if let Some(user) = socket.named_user() {
+        if let Some(user) = socket.place().named_user() {
             inside.by_user.entry(user.clone()).or_default().push(socket.clone());
         }
     }
@@ -195,7 +214,7 @@ impl Dialect {
         {
             let mut inside = self.inside.write();
             inside.by_id.remove(socket.id());
-            if let Some(user) = socket.named_user() {
+            if let Some(user) = socket.place().named_user() {
                 take_out(&mut inside.by_user, user, socket);
             }
         }
@@ -233,9 +252,7 @@ impl Dialect {
         if let Err(mpsc::error::TrySendError::Full(job)) = lane.try_send(job) {
             metrics::unmapped("full");
             if matches!(job.push.what, What::Event(_)) {
-                self.told(&job.told)
-                    .iter()
-                    .for_each(|socket| socket.close_session(Reason::ForcedServerClose, By::Server));
+                self.told(&job.told).into_iter().for_each(Owned::has_missed);
             }
         }
     }
@@ -262,23 +279,31 @@ impl Dialect {
         }
     }
 
-    /// Hands an event to those it is for, encoded once.
-    fn spread(&self, emit: &SocketEmit, mapped: Option<&Told>) {
+    /// Hands an event to those it is for, encoded once. With `kept` clients that are away get it when they are back.
+    fn spread(&self, emit: &SocketEmit, kept: bool, mapped: Option<&Told>) {
         let audience = &emit.audience;
         if audience.namespace.as_ref().is_some_and(|namespace| *namespace != self.settings.namespace) {
             return;
         }
         let frames: OnceLock<Bytes> = OnceLock::new();
         for socket in self.audience(audience, emit, mapped) {
-            match &emit.token {
-                Some(token) => socket.ask(token, &emit.name, &emit.args),
-                None => socket.push(
-                    frames
-                        .get_or_init(|| encode::named_event(&self.settings.namespace, None, &emit.name, &emit.args))
-                        .clone(),
-                ),
+            if let Some(token) = &emit.token {
+                socket.ask(token, &emit.name, &emit.args);
+                continue;
             }
+            let frames = frames.get_or_init(|| self.encoded(emit, kept)).clone();
+            socket.push(if kept { Emitted::Kept(frames) } else { Emitted::Once(frames) });
         }
+    }
+
+    fn encoded(&self, emit: &SocketEmit, kept: bool) -> Bytes {
+        let last = match &self.offsets {
+            Some(offsets) if kept => format!("\"{}\"", offsets.fetch_add(1, Ordering::Relaxed)),
+            // Else a text at the end would be taken for an offset.
+            Some(_) => "null".to_owned(),
+            None => String::new(),
+        };
+        encode::named_event(&self.settings.namespace, None, &emit.name, &emit.args, &last)
     }
 
     fn audience(&self, audience: &SocketAudience, emit: &SocketEmit, mapped: Option<&Told>) -> Vec<Arc<Owned>> {
@@ -304,10 +329,10 @@ impl Dialect {
             _ => None,
         };
         sockets.retain(|socket| {
-            let other_user = audience.except_user.as_ref().is_none_or(|user| socket.named_user() != Some(user));
+            let other_user = audience.except_user.as_ref().is_none_or(|user| socket.place().named_user() != Some(user));
             let other = audience.except_connection.as_deref().is_none_or(|id| **socket.id() != *id);
-            let has_role = role.is_none_or(|role| socket.has_role(role));
-            other_user && other && has_role && audience.joined.is_none_or(|joined| socket.has_joined(conversations) == joined)
+            let has_role = role.is_none_or(|role| socket.place().has_role(role));
+            other_user && other && has_role && audience.joined.is_none_or(|joined| socket.place().has_joined(conversations) == joined)
         });
         sockets
     }

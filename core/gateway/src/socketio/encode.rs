@@ -107,17 +107,17 @@ pub(super) fn connect_refused(namespace: &str, message: &str, data: Option<&str>
     })
 }
 
-/// An event of a plugin; with an id it asks for an ack.
-pub(super) fn named_event(namespace: &str, id: Option<u64>, name: &str, args: &Args) -> Bytes {
+/// An event of a plugin; with an id it asks for an ack. `last` is one argument more, as JSON, or nothing.
+pub(super) fn named_event(namespace: &str, id: Option<u64>, name: &str, args: &Args, last: &str) -> Bytes {
     packet(Kind::Event, namespace, id, &args.binary, |out| {
         out.push(b'[');
         json(out, name);
         // The arguments are an array already.
         let inner = args.json.trim_ascii().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let inner = inner.unwrap_or_default().trim_ascii();
-        if !inner.is_empty() {
+        for args in [inner, last].into_iter().filter(|args| !args.is_empty()) {
             out.push(b',');
-            out.extend_from_slice(inner.as_bytes());
+            out.extend_from_slice(args.as_bytes());
         }
         out.push(b']');
     })

@@ -3,8 +3,8 @@
 //! A packet's way in: [`engineio`] has the session and its transport, [`client`] the namespaces of that session and the rules
 //! of the protocol, [`chat`] turns events into engine commands. An event's way out: the engine's hub offers it to a
 //! [`chat::Chat`], [`encode`] writes it once for all sessions as WebSocket frames, which polling takes apart again.
-//! [`recovery`] keeps what a client may miss, and its place. Namespaces that plugins own are [`dialects`], a connection in one is
-//! an [`owned::Owned`].
+//! Namespaces that plugins own are [`dialects`], a connection in one is an [`owned::Owned`]. What that and a chat have in common is a
+//! [`place::Place`]; [`recovery`] keeps it, and what its client may miss, after a cut.
 //!
 //! [`packet`] and [`engineio::packet`] are the codec: they do no I/O, and are public for who tests or fuzzes them.
 //!
@@ -21,8 +21,10 @@ pub mod metrics;
 mod opened;
 mod owned;
 pub mod packet;
+mod place;
 mod recovery;
 
+pub use chat::chat_events;
 pub use engineio::{
     http::{handle, is_path},
     sessions::Sessions,

@@ -12,17 +12,19 @@ use haggle_engine::{
     Actor, Push, Refusal, Subscriber,
     sockets::{Args, Handshake, NamespaceAnswer, NamespaceCall, Socket, SocketEvent},
 };
-use haggle_model::{ConversationId, ErrorCode, Millis, UserId};
+use haggle_model::{ConversationId, ErrorCode, UserId};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
 use super::{
+    client::Space,
     dialects::Dialect,
     encode,
-    engineio::session::{By, Session},
     metrics::{self, Reason},
+    place::{Place, Seated},
+    recovery,
 };
-use crate::Identity;
+use crate::settings::SocketIoSettings;
 
 /// Questions to one connection that wait for its ack; older ones are forgotten.
 const QUESTIONS_MAX: usize = 64;
@@ -34,12 +36,9 @@ const HELD_MAX: usize = 64;
 const ROOM_BYTES_MAX: usize = 128;
 
 /// See the module.
-pub(crate) struct Owned {
-    id: Arc<str>,
-    session: Arc<Session>,
+pub(super) struct Owned {
+    place: Place,
     dialect: Arc<Dialect>,
-    /// Empty where there is none.
-    user: UserId,
     state: Mutex<State>,
     queue: Mutex<Queue>,
     /// A place in the queue is free.
@@ -47,14 +46,19 @@ pub(crate) struct Owned {
 }
 
 struct State {
-    roles: Arc<[String]>,
-    expires_at: Option<i64>,
-    joined: BTreeSet<ConversationId>,
     rooms: BTreeSet<Box<str>>,
     /// What came before the answer to the connect, which must be the first.
-    held: Option<Vec<Bytes>>,
+    held: Option<Vec<Emitted>>,
     next_question: u64,
     questions: VecDeque<Question>,
+}
+
+/// Frames of an event for the client.
+pub(super) enum Emitted {
+    /// A client that was cut off gets them when it is back.
+    Kept(Bytes),
+    /// They are not sent again.
+    Once(Bytes),
 }
 
 struct Question {
@@ -88,20 +92,11 @@ impl Job {
 
 impl Owned {
     /// Nobody knows it yet.
-    pub fn new(session: Arc<Session>, id: Arc<str>, dialect: Arc<Dialect>, identity: Option<Identity>) -> Arc<Owned> {
-        let (user, roles, expires_at) = match identity {
-            Some(identity) => (identity.user, identity.roles, Some(identity.expires_at)),
-            None => (UserId::from(""), Arc::from([]), None),
-        };
+    pub fn new(place: Place, dialect: Arc<Dialect>) -> Arc<Owned> {
         Arc::new(Owned {
-            id,
-            session,
+            place,
             dialect,
-            user,
             state: Mutex::new(State {
-                roles,
-                expires_at,
-                joined: BTreeSet::new(),
                 rooms: BTreeSet::new(),
                 held: Some(Vec::new()),
                 next_question: 0,
@@ -113,44 +108,23 @@ impl Owned {
     }
 
     pub fn id(&self) -> &Arc<str> {
-        &self.id
+        &self.place.id
     }
 
     pub fn namespace(&self) -> &str {
         &self.dialect.settings.namespace
     }
 
-    /// The user, where there is one.
-    pub fn named_user(&self) -> Option<&UserId> {
-        (!self.user.as_str().is_empty()).then_some(&self.user)
-    }
-
-    /// When the token ends, if there is one.
-    pub fn expires_at_ms(&self) -> Option<Millis> {
-        self.state.lock().expires_at.map(|at| at.saturating_mul(1000))
-    }
-
-    pub fn has_joined(&self, conversations: &[ConversationId]) -> bool {
-        let state = self.state.lock();
-        conversations.iter().any(|conversation| state.joined.contains(conversation))
-    }
-
-    pub fn close_session(&self, reason: Reason, by: By) {
-        self.session.close(reason, by);
+    fn settings(&self) -> &SocketIoSettings {
+        &self.place.gateway.settings.socketio
     }
 
     fn actor(&self) -> Actor {
-        Actor {
-            user: self.user.clone(),
-            roles: self.state.lock().roles.clone(),
-            session: self.id.clone(),
-            transport: "socketio",
-            dialect: Arc::from(self.dialect.plugin.as_str()),
-        }
+        self.place.actor(self.dialect.plugin.as_str())
     }
 
     async fn ask_plugin(self: &Arc<Self>, call: NamespaceCall) -> Result<NamespaceAnswer, Refusal> {
-        let engine = &self.session.gateway.engine;
+        let engine = &self.place.gateway.engine;
         engine.namespace(self.actor(), &self.dialect.plugin, Some(self.clone()), call).await
     }
 
@@ -171,23 +145,7 @@ impl Owned {
         let mut state = self.state.lock();
         let held = state.held.take().unwrap_or_default();
         // Under the lock, so that nothing overtakes it.
-        held.into_iter().for_each(|frames| self.session.push(frames));
-    }
-
-    /// It is gone; the plugin hears of it after the events that wait.
-    pub fn left(self: &Arc<Self>, reason: Reason) {
-        self.dialect.leave(self);
-        self.put(Job::Disconnect(reason));
-    }
-
-    /// A new token of the same user.
-    pub fn renew(&self, identity: Identity) -> Result<(), Refusal> {
-        if identity.user != self.user {
-            return Err(Refusal::forbidden("this connection is another user's"));
-        }
-        let mut state = self.state.lock();
-        (state.roles, state.expires_at) = (identity.roles, Some(identity.expires_at));
-        Ok(())
+        held.into_iter().for_each(|emitted| self.send(emitted));
     }
 
     // In.
@@ -224,7 +182,7 @@ impl Owned {
     }
 
     async fn wait_and_put(self: &Arc<Self>, job: Job) {
-        let settings = self.session.settings();
+        let settings = self.settings();
         loop {
             let room = self.room.notified();
             let has_room = {
@@ -245,7 +203,7 @@ impl Owned {
         queue.waiting.push_back(job);
         if !std::mem::replace(&mut queue.running, true) {
             let socket = self.clone();
-            self.session.gateway.socketio.runtime().spawn(async move { socket.run().await });
+            self.place.gateway.socketio.runtime().spawn(async move { socket.run().await });
         }
     }
 
@@ -277,7 +235,7 @@ impl Owned {
         let refusal = match self.ask_plugin(NamespaceCall::Event(event)).await {
             Ok(NamespaceAnswer::Ack(args)) => {
                 if let Some(id) = ack {
-                    self.push(encode::ack(self.namespace(), id, &args.unwrap_or_else(no_args)));
+                    self.push(Emitted::Once(encode::ack(self.namespace(), id, &args.unwrap_or_else(no_args))));
                 }
                 return;
             }
@@ -287,7 +245,7 @@ impl Owned {
             Ok(_) => Refusal::new(ErrorCode::Internal, "the plugin gave another answer"),
             Err(refusal) => refusal,
         };
-        encode::answer(&self.session, self.namespace(), ack, Err::<fn(&mut Vec<u8>), _>(refusal));
+        encode::answer(&self.place.session(), self.namespace(), ack, Err::<fn(&mut Vec<u8>), _>(refusal));
     }
 
     async fn tell_disconnect(self: &Arc<Self>, reason: Reason) {
@@ -302,14 +260,27 @@ impl Owned {
 
     // Out.
 
-    pub fn push(&self, frames: Bytes) {
+    pub fn push(&self, emitted: Emitted) {
         if let Some(held) = &mut self.state.lock().held {
             if held.len() < HELD_MAX {
-                held.push(frames);
+                held.push(emitted);
             }
             return;
         }
-        self.session.push(frames);
+        self.send(emitted);
+    }
+
+    fn send(&self, emitted: Emitted) {
+        match emitted {
+            Emitted::Kept(frames) => self.place.push(frames),
+            Emitted::Once(frames) => self.place.push_once(frames),
+        }
+    }
+
+    /// Has missed something for good: it is disconnected, and comes back as a new client.
+    pub fn has_missed(self: Arc<Self>) {
+        recovery::give_up(self.clone());
+        self.place.close(Reason::ForcedServerClose);
     }
 
     /// An event that asks for an ack.
@@ -332,7 +303,7 @@ impl Owned {
             });
             id
         };
-        self.push(encode::named_event(self.namespace(), Some(id), name, args));
+        self.push(Emitted::Once(encode::named_event(self.namespace(), Some(id), name, args, "")));
     }
 
     pub fn take_rooms(&self) -> BTreeSet<Box<str>> {
@@ -347,29 +318,17 @@ fn no_args() -> Args {
     }
 }
 
-fn too_many(key: &str, max: usize) -> Refusal {
-    Refusal::new(ErrorCode::TooLarge, format!("{key} = {max}"))
-}
-
 impl Socket for Owned {
     fn join(self: Arc<Self>, conversation: ConversationId) -> Result<(), Refusal> {
-        let max = self.session.gateway.settings.ws.subscriptions_max;
-        {
-            let joined = &mut self.state.lock().joined;
-            if joined.len() >= max && !joined.contains(&conversation) {
-                return Err(too_many("ws.subscriptions_max", max));
-            }
-            joined.insert(conversation);
-        }
-        Ok(())
+        self.place.join(conversation)
     }
 
     fn leave(&self, conversation: ConversationId) {
-        self.state.lock().joined.remove(&conversation);
+        self.place.leave(conversation);
     }
 
     fn enter_room(self: Arc<Self>, room: &str) -> Result<(), Refusal> {
-        let max = self.session.settings().rooms_max;
+        let max = self.settings().rooms_max;
         if !(1..=ROOM_BYTES_MAX).contains(&room.len()) {
             return Err(Refusal::new(
                 ErrorCode::BadRequest,
@@ -382,7 +341,7 @@ impl Socket for Owned {
                 return Ok(());
             }
             if rooms.len() >= max {
-                return Err(too_many("socketio.rooms_max", max));
+                return Err(Refusal::new(ErrorCode::TooLarge, format!("socketio.rooms_max = {max}")));
             }
             rooms.insert(room.into());
         }
@@ -398,17 +357,42 @@ impl Socket for Owned {
     }
 }
 
+impl Seated for Owned {
+    fn place(&self) -> &Place {
+        &self.place
+    }
+
+    fn dialect(&self) -> Option<&Arc<Dialect>> {
+        Some(&self.dialect)
+    }
+
+    fn into_space(self: Arc<Self>) -> Space {
+        Space::Owned(self)
+    }
+
+    fn is_back(self: Arc<Self>) {}
+
+    /// The plugin hears of it after the events that wait.
+    fn is_over(self: Arc<Self>, reason: Reason) {
+        if self.place.named_user().is_some() {
+            self.place.gateway.engine.disconnect(&*self, reason.as_str());
+        }
+        self.dialect.leave(&self);
+        self.put(Job::Disconnect(reason));
+    }
+}
+
 impl Subscriber for Owned {
     fn id(&self) -> &str {
-        &self.id
+        &self.place.id
     }
 
     fn user(&self) -> &UserId {
-        &self.user
+        &self.place.user
     }
 
     fn has_role(&self, role: &str) -> bool {
-        self.state.lock().roles.iter().any(|r| r == role)
+        self.place.has_role(role)
     }
 
     fn transport(&self) -> &'static str {
@@ -416,23 +400,27 @@ impl Subscriber for Owned {
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {
-        self.state.lock().joined.contains(&conversation)
+        !self.is_away() && self.place.has_joined(&[conversation])
     }
 
     /// Nothing: what happens is mapped once for the whole namespace.
     fn offer(&self, _: &Arc<Push>) {}
 
     fn ended(&self, conversation: ConversationId) {
-        self.state.lock().joined.remove(&conversation);
+        self.place.leave(conversation);
     }
 
     fn close(&self, reason: &'static str) {
-        self.session.close(Reason::of_close(reason), By::Server);
+        self.place.close(Reason::of_close(reason));
+    }
+
+    fn is_away(&self) -> bool {
+        self.place.is_away()
     }
 }
 
 /// Arguments of a packet of the client.
-pub(crate) fn args_of(args: &[&serde_json::value::RawValue], parts: &VecDeque<Bytes>) -> Args {
+pub(super) fn args_of(args: &[&serde_json::value::RawValue], parts: &VecDeque<Bytes>) -> Args {
     let mut json = Vec::new();
     encode::array(&mut json, None, args);
     Args {

@@ -1,8 +1,9 @@
 //! Connection state recovery: a client that was cut off and comes back gets its place again, and what it missed.
 //!
 //! A [`Ring`] keeps the last pushes to one client as shared frames, whose events end with an offset. A client that is cut off
-//! steps *away*: its [`Chat`] stays in the hub and goes on filling its ring, until the client is back, known by its secret
-//! `pid`, or until its time is over. Everything is bounded, and a client whose events are no longer all there is a new one.
+//! steps *away*: its [`Place`](super::place::Place) stays in the hub, or among the connections of its plugin, and goes on filling its
+//! ring, until the client is back, known by its secret `pid`, or until its time is over. A plugin hears nothing of a cut that is
+//! mended. Everything is bounded, and a client whose events are no longer all there is a new one.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -14,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use haggle_engine::{Refusal, Subscriber};
+use haggle_engine::Refusal;
 use haggle_model::{ErrorCode, UserId};
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -22,10 +23,12 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use super::{
-    chat::{Chat, Place},
-    client, encode,
+    client,
+    dialects::Dialect,
+    encode,
     engineio::session::{By, Session},
     metrics::{self, Reason},
+    place::{Place, Seated},
 };
 use crate::{Identity, settings::SocketIoSettings, ws::frame};
 
@@ -47,7 +50,7 @@ pub(super) struct Ring {
 
 impl Ring {
     /// Keeps frames of events and their binary parts.
-    fn push(&mut self, now: Instant, frames: Bytes, settings: &SocketIoSettings) {
+    pub fn push(&mut self, now: Instant, frames: Bytes, settings: &SocketIoSettings) {
         let total = self.total.fetch_add(frames.len(), Ordering::Relaxed) + frames.len();
         self.bytes += frames.len();
         self.kept.push_back((now, frames));
@@ -137,47 +140,63 @@ fn rest_after(frames: &Bytes, offset: u64) -> Option<Bytes> {
 // All of them.
 
 /// Since when a client is away; with a number, since two may have gone at once.
-pub(super) type AwaySince = (Instant, u64);
+type AwaySince = (Instant, u64);
+
+/// Since when, and why.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Away {
+    since: AwaySince,
+    reason: Reason,
+}
+
+/// Who can be recovered.
+type Seat = Arc<dyn Seated>;
 
 /// The clients that can be recovered, of one gateway.
 #[derive(Default)]
 pub(crate) struct Recovery {
     kept: Mutex<Kept>,
     bytes: Arc<AtomicUsize>,
-    offsets: AtomicU64,
+    offsets: Arc<AtomicU64>,
 }
 
 #[derive(Default)]
 struct Kept {
-    by_pid: HashMap<Box<str>, Arc<Chat>>,
-    away: BTreeMap<AwaySince, Arc<Chat>>,
+    by_pid: HashMap<Box<str>, Seat>,
+    away: BTreeMap<AwaySince, Seat>,
     away_of: HashMap<UserId, VecDeque<AwaySince>>,
     next: u64,
     trimmed: Option<Instant>,
 }
 
 impl Kept {
-    fn unpark(&mut self, since: AwaySince) -> Option<Arc<Chat>> {
-        let chat = self.away.remove(&since)?;
-        if let Some(list) = self.away_of.get_mut(chat.user()) {
+    fn unpark(&mut self, since: AwaySince) -> Option<Seat> {
+        let seat = self.away.remove(&since)?;
+        if let Some(list) = self.away_of.get_mut(seat.user()) {
             list.retain(|other| *other != since);
             if list.is_empty() {
-                self.away_of.remove(chat.user());
+                self.away_of.remove(seat.user());
             }
         }
-        Some(chat)
+        Some(seat)
     }
 
-    fn drop_away(&mut self, since: AwaySince) -> Option<Arc<Chat>> {
-        let chat = self.unpark(since)?;
-        self.by_pid.remove(chat.pid().unwrap_or_default());
-        Some(chat)
+    fn drop_away(&mut self, since: AwaySince) -> Option<Seat> {
+        let seat = self.unpark(since)?;
+        self.by_pid.remove(seat.place().pid().unwrap_or_default());
+        Some(seat)
     }
+}
+
+/// The client did not come back.
+fn forget(seat: Seat) {
+    let away = seat.place().line().away;
+    seat.is_over(away.map_or(Reason::TransportClose, |away| away.reason));
 }
 
 impl Recovery {
     /// The numbers behind events.
-    pub fn offsets(&self) -> &AtomicU64 {
+    pub fn offsets(&self) -> &Arc<AtomicU64> {
         &self.offsets
     }
 
@@ -192,32 +211,35 @@ impl Recovery {
         })
     }
 
-    /// From now on the chat is found by its pid.
-    pub fn enter(&self, chat: &Arc<Chat>) {
-        if let Some(pid) = chat.pid() {
-            self.kept.lock().by_pid.insert(pid.into(), chat.clone());
+    /// From now on the place is found by its pid.
+    pub fn enter(&self, seat: Seat) {
+        if let Some(pid) = seat.place().pid() {
+            self.kept.lock().by_pid.insert(pid.into(), seat.clone());
         }
     }
 
-    fn leave(&self, chat: &Chat) {
-        if let Some(pid) = chat.pid() {
+    fn leave(&self, place: &Place) {
+        if let Some(pid) = place.pid() {
             self.kept.lock().by_pid.remove(pid);
         }
     }
 
-    fn find(&self, pid: &str) -> Option<Arc<Chat>> {
+    fn find(&self, pid: &str) -> Option<Seat> {
         self.kept.lock().by_pid.get(pid).cloned()
     }
 
-    /// Keeps a chat whose client is away; with those that lose their place by that.
-    fn park(&self, chat: &Arc<Chat>, of_user_max: usize, all_max: usize) -> (AwaySince, Vec<Arc<Chat>>) {
+    /// Keeps a place whose client is away; with those that are lost by that.
+    fn park(&self, seat: &Seat, of_user_max: usize, all_max: usize) -> (AwaySince, Vec<Seat>) {
         let mut kept = self.kept.lock();
         kept.next += 1;
         let since = (Instant::now(), kept.next);
-        kept.away.insert(since, chat.clone());
-        let of_user = kept.away_of.entry(chat.user().clone()).or_default();
-        of_user.push_back(since);
-        let first_of_user = (of_user.len() > of_user_max).then(|| of_user[0]);
+        kept.away.insert(since, seat.clone());
+        let mut first_of_user = None;
+        if let Some(user) = seat.place().named_user() {
+            let of_user = kept.away_of.entry(user.clone()).or_default();
+            of_user.push_back(since);
+            first_of_user = (of_user.len() > of_user_max).then(|| of_user[0]);
+        }
         let mut dropped: Vec<_> = first_of_user.into_iter().filter_map(|first| kept.drop_away(first)).collect();
         if kept.away.len() > all_max
             && let Some(first) = kept.away.keys().next().copied()
@@ -255,10 +277,10 @@ impl Recovery {
                 idle.extend(kept.by_pid.values().cloned());
             }
         }
-        late.iter().for_each(|chat| chat.forget());
+        late.into_iter().for_each(forget);
         let oldest = now.checked_sub(settings.recovery_within);
-        for chat in idle {
-            if let Some(ring) = &mut chat.place.lock().ring {
+        for seat in idle {
+            if let Some(ring) = &mut seat.place().line().ring {
                 ring.trim(usize::MAX, usize::MAX, oldest);
             }
         }
@@ -273,41 +295,56 @@ impl Recovery {
             kept.away_of.clear();
             std::mem::take(&mut kept.away).into_values().collect()
         };
-        away.iter().for_each(|chat| chat.forget());
+        away.into_iter().for_each(forget);
         ::metrics::gauge!(metrics::RECOVERY_AWAY).set(0.0);
     }
 }
 
 // Pushing, leaving, and coming back.
 
-/// Sends frames of events, and keeps them for a client that may miss them.
-pub(super) fn push(place: &mut Place, frames: Bytes) {
-    if let Some(ring) = &mut place.ring {
-        ring.push(Instant::now(), frames.clone(), place.session.settings());
-    }
-    place.session.push(frames);
-}
-
-/// The chat's place in this session is over.
-pub(super) fn left(chat: &Arc<Chat>, session: &Session, reason: Reason) {
-    let gateway = &session.gateway;
+/// The place in this session is over.
+pub(super) fn left(seat: Seat, session: &Session, reason: Reason) {
+    let (place, gateway) = (seat.place(), &session.gateway);
     let (settings, recovery) = (&gateway.settings, &gateway.socketio.recovery);
-    let mut place = chat.place.lock();
-    if !std::ptr::eq(&*place.session, session) {
+    let mut line = place.line();
+    if !std::ptr::eq(&*line.session, session) {
         return; // The client is back already, in another session.
     }
-    gateway.connections.leave(chat.user());
-    let may_come_back = place.ring.is_some() && reason.is_a_cut() && !gateway.socketio.is_draining();
-    if !may_come_back {
-        drop(place);
-        recovery.leave(chat);
-        return gateway.engine.disconnect(&**chat as &dyn Subscriber, reason.as_str());
+    if let Some(user) = place.named_user() {
+        gateway.connections.leave(user);
     }
-    let (since, dropped) = recovery.park(chat, settings.ws.connections_per_user_max, settings.socketio.recovery_sessions_max);
-    place.away = Some(since);
-    drop(place);
-    gateway.engine.step_away(&**chat as &dyn Subscriber, reason.as_str(), || chat.note_away());
-    dropped.iter().for_each(|chat| chat.forget());
+    let may_come_back = line.ring.is_some() && reason.is_a_cut() && !gateway.socketio.is_draining();
+    if !may_come_back {
+        drop(line);
+        recovery.leave(place);
+        return seat.is_over(reason);
+    }
+    let (since, dropped) = recovery.park(&seat, settings.ws.connections_per_user_max, settings.socketio.recovery_sessions_max);
+    line.away = Some(Away { since, reason });
+    drop(line);
+    match place.named_user() {
+        Some(_) => gateway.engine.step_away(&*seat, reason.as_str(), || place.note_away()),
+        None => place.note_away(),
+    }
+    dropped.into_iter().for_each(forget);
+}
+
+/// The client has missed something that is not kept: it cannot be recovered any more.
+pub(super) fn give_up(seat: Seat) {
+    let place = seat.place();
+    let recovery = &place.gateway.socketio.recovery;
+    let away = {
+        let mut line = place.line();
+        line.ring = None;
+        line.away
+    };
+    match away {
+        None => recovery.leave(place),
+        Some(away) => {
+            let lost = recovery.kept.lock().drop_away(away.since);
+            lost.into_iter().for_each(forget);
+        }
+    }
 }
 
 /// What a client says that was here before.
@@ -324,58 +361,77 @@ impl Asked {
     }
 }
 
-/// Gives a client its place back; `None`: it is a new one.
-pub(super) fn resume(session: &Arc<Session>, asked: &Asked, identity: &Identity) -> Result<Option<Arc<Chat>>, Refusal> {
+/// Gives a client its place back, in the chat or in a plugin's namespace; `None`: it is a new one.
+pub(super) fn resume(
+    session: &Arc<Session>,
+    dialect: Option<&Arc<Dialect>>,
+    asked: &Asked,
+    identity: Option<&Identity>,
+) -> Result<Option<Seat>, Refusal> {
     let settings = session.settings();
-    let Some(pid) = asked.pid.as_deref().filter(|_| settings.recovers(&settings.namespace)) else {
+    let namespace = dialect.map_or(&settings.namespace, |dialect| &dialect.settings.namespace);
+    let Some(pid) = asked.pid.as_deref().filter(|_| settings.recovers(namespace)) else {
         return Ok(None);
     };
-    let found = session.gateway.socketio.recovery.find(pid).filter(|chat| *chat.user() == identity.user);
-    let (result, chat) = match found {
+    let is_its = |seat: &Seat| {
+        let same_namespace = seat.dialect().map(Arc::as_ptr) == dialect.map(Arc::as_ptr);
+        same_namespace && seat.place().named_user() == identity.map(|identity| &identity.user)
+    };
+    let found = session.gateway.socketio.recovery.find(pid).filter(is_its);
+    let (result, seat) = match found {
         None => ("unknown", None),
-        Some(chat) if take_over(&chat, session, asked.offset.as_deref(), identity)? => ("recovered", Some(chat)),
+        Some(seat) if take_over(&seat, session, namespace, asked.offset.as_deref(), identity)? => ("recovered", Some(seat)),
         Some(_) => ("lost", None),
     };
     ::metrics::counter!(metrics::RECOVERIES, "result" => result).increment(1);
-    Ok(chat)
+    Ok(seat)
 }
 
-fn take_over(chat: &Arc<Chat>, session: &Arc<Session>, offset: Option<&str>, identity: &Identity) -> Result<bool, Refusal> {
-    let gateway = &session.gateway;
-    let mut place = chat.place.lock();
-    let Some(missed) = place.ring.as_ref().and_then(|ring| ring.after(offset)) else {
-        let since = place.away;
-        drop(place);
-        // Its client will not ask for it again.
-        let lost = since.and_then(|since| gateway.socketio.recovery.kept.lock().drop_away(since));
-        lost.inspect(|chat| chat.forget());
+fn take_over(seat: &Seat, session: &Arc<Session>, namespace: &str, offset: Option<&str>, identity: Option<&Identity>) -> Result<bool, Refusal> {
+    let (place, gateway) = (seat.place(), &session.gateway);
+    let mut line = place.line();
+    let Some(missed) = line.ring.as_ref().and_then(|ring| ring.after(offset)) else {
+        let is_away = line.away.is_some();
+        drop(line);
+        if is_away {
+            give_up(seat.clone()); // Its client will not ask for it again.
+        }
         return Ok(false);
     };
-    let was_away = place.away;
-    if let Some(since) = was_away {
+    let was_away = line.away;
+    if let Some(away) = was_away {
         let max = gateway.settings.ws.connections_per_user_max;
-        if !gateway.connections.enter(chat.user(), max) {
+        if let Some(user) = place.named_user()
+            && !gateway.connections.enter(user, max)
+        {
             return Err(Refusal::new(ErrorCode::RateLimited, format!("at most {max} connections of one user")));
         }
-        if !gateway.socketio.recovery.unpark(since) {
-            gateway.connections.leave(chat.user());
+        if !gateway.socketio.recovery.unpark(away.since) {
+            if let Some(user) = place.named_user() {
+                gateway.connections.leave(user);
+            }
             return Ok(false);
         }
-        place.away = None;
+        line.away = None;
     }
-    let before = std::mem::replace(&mut place.session, session.clone());
-    chat.authenticated(identity.clone());
-    client::rejoined(session, chat);
+    let before = std::mem::replace(&mut line.session, session.clone());
+    if let Some(identity) = identity {
+        place.renew(identity.clone()).expect("the place is this user's");
+    }
+    client::rejoined(session, seat.clone().into_space());
     // The client keeps what comes before the connect until the connect has come.
     missed.into_iter().for_each(|frames| session.push(frames));
-    session.push(encode::connected(&session.settings().namespace, chat.id(), chat.pid()));
-    drop(place);
+    session.push(encode::connected(namespace, &place.id, place.pid()));
+    drop(line);
     // Where the server has not noticed the cut yet, or a copy of the client comes.
     before.close(Reason::ForcedServerClose, By::Server);
     if was_away.is_some() {
-        gateway.engine.come_back(&**chat as &dyn Subscriber, || chat.note_away());
+        match place.named_user() {
+            Some(_) => gateway.engine.come_back(&**seat, || place.note_away()),
+            None => place.note_away(),
+        }
     }
-    chat.see_presence();
+    seat.clone().is_back();
     Ok(true)
 }
 

@@ -6,7 +6,10 @@ use haggle_gateway::SocketIoSettings;
 use haggle_model::ConversationId;
 use serde_json::{Value, json};
 
-use crate::client::{Server, Socket, token, token_for};
+use crate::{
+    client::{Server, Socket, of_plugin, token, token_for},
+    dialects::ask,
+};
 
 fn on(settings: &mut SocketIoSettings) {
     settings.recovery_namespaces = vec!["/chat".into()];
@@ -22,6 +25,7 @@ struct Kept {
 
 /// A connection, and what the client library would do with what comes over it.
 struct Client {
+    namespace: &'static str,
     socket: Socket,
     kept: Kept,
     recovered: bool,
@@ -30,15 +34,19 @@ struct Client {
 }
 
 impl Client {
-    /// `before`: what an earlier connection left.
+    /// In the chat. `before`: what an earlier connection left.
     async fn connect(server: &Server, token: String, before: Option<&Kept>) -> Client {
+        Client::connect_to(server, "/chat", token, before).await
+    }
+
+    async fn connect_to(server: &Server, namespace: &'static str, token: String, before: Option<&Kept>) -> Client {
         let mut socket = server.upgrade("EIO=4&transport=websocket").await.expect("upgraded");
         let mut data = json!({"token": token});
         if let Some(before) = before {
             (data["pid"], data["offset"]) = (json!(before.pid), json!(before.offset));
         }
         assert!(socket.text().await.starts_with('0'));
-        socket.send(&format!("40/chat,{data}")).await;
+        socket.send(&format!("40{namespace},{data}")).await;
         let mut kept = Kept {
             sid: String::new(),
             pid: String::new(),
@@ -47,19 +55,21 @@ impl Client {
         let mut early = Vec::new();
         loop {
             let text = socket.text().await;
-            if let Some(connected) = text.strip_prefix("40/chat,") {
-                let connected: Value = serde_json::from_str(connected).expect("JSON");
+            if let Some(connected) = text.strip_prefix("40") {
+                let connected = connected.strip_prefix(namespace).and_then(|rest| rest.strip_prefix(','));
+                let connected: Value = serde_json::from_str(connected.expect("of this namespace")).expect("JSON");
                 kept.sid = connected["sid"].as_str().expect("an id").into();
                 kept.pid = connected["pid"].as_str().expect("a secret").into();
                 let recovered = before.is_some_and(|before| before.pid == kept.pid);
                 return Client {
+                    namespace,
                     socket,
                     kept,
                     recovered,
                     early,
                 };
             }
-            early.push(event(&text, &mut kept));
+            early.push(event(namespace, &text, &mut kept).expect("an event"));
         }
     }
 
@@ -71,11 +81,10 @@ impl Client {
     async fn event(&mut self, name: &str) -> Value {
         loop {
             let text = self.socket.text().await;
-            if text.starts_with("42/chat,") {
-                let event = event(&text, &mut self.kept);
-                if event[0] == name {
-                    return event;
-                }
+            if let Some(event) = event(self.namespace, &text, &mut self.kept)
+                && event[0] == name
+            {
+                return event;
             }
         }
     }
@@ -103,12 +112,13 @@ impl Client {
 }
 
 /// An event, and its offset kept as the client library does.
-fn event(text: &str, kept: &mut Kept) -> Value {
-    let event: Value = serde_json::from_str(text.strip_prefix("42/chat,").expect("an event")).expect("JSON");
+fn event(namespace: &str, text: &str, kept: &mut Kept) -> Option<Value> {
+    let json = text.strip_prefix("42")?.strip_prefix(namespace)?.strip_prefix(',')?;
+    let event: Value = serde_json::from_str(json).expect("JSON");
     if let Some(Value::String(last)) = event.as_array().and_then(|args| args.last()) {
         kept.offset = Some(last.clone());
     }
-    event
+    Some(event)
 }
 
 fn contents(events: &[Value]) -> Vec<Value> {
@@ -348,4 +358,95 @@ async fn who_fell_too_far_behind_is_new() {
     }
     let back = Client::back(&server, "bob", &bob.cut()).await;
     assert!(!back.recovered && back.early.is_empty(), "all of what was missed, or nothing");
+}
+
+// In a namespace of a plugin.
+
+async fn shop(change: impl FnOnce(&mut SocketIoSettings)) -> Server {
+    Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.recovery_namespaces = vec!["/shop".into()];
+        change(settings);
+    })
+    .await
+}
+
+fn names(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event[0].as_str().expect("a name")).collect()
+}
+
+#[tokio::test]
+async fn a_plugin_hears_nothing_of_a_cut_that_is_mended() {
+    let server = shop(|_| {}).await;
+    let conversation = server.direct("ann", "bob").await;
+    let mut ann = Client::connect_to(&server, "/shop", token("ann"), None).await;
+    let mut bob = Client::connect_to(&server, "/shop", token("bob"), None).await;
+    assert_eq!(ask(&mut bob.socket, 0, json!(["room", "staff"])).await, json!([{"ok": true}]));
+    server.say("ann", conversation, "first").await;
+    let first = bob.event("message_notification").await;
+    assert_eq!(first.as_array().map(Vec::len), Some(3), "an offset at the end: {first}");
+    let before = bob.cut();
+    let hub = server.gateway.engine.hub();
+    eventually("who is away is not online", || !hub.online(&"bob".into())).await;
+    let status = loop {
+        let status = ann.event("status").await;
+        if status[1] == json!(["bob", false]) {
+            break status;
+        }
+    };
+    assert_eq!(status[2], Value::Null, "no offset, and nothing that could be taken for one");
+
+    server.say("ann", conversation, "second").await;
+    assert_eq!(ann.event("message_sent").await[1], "second");
+    assert_eq!(ask(&mut ann.socket, 0, json!(["emit", "staff"])).await, json!([{"ok": true}]));
+    let mut bob = Client::connect_to(&server, "/shop", token("bob"), Some(&before)).await;
+    assert!(bob.recovered && bob.kept.sid == before.sid, "{:?}", bob.kept);
+    assert_eq!(names(&bob.early), ["message_notification", "said"], "what passes by is not sent again");
+    assert_eq!(ask(&mut ann.socket, 1, json!(["emit", "staff"])).await, json!([{"ok": true}]));
+    assert_eq!(bob.event("said").await[1], "in the room", "it is still in the room");
+    assert!(hub.online(&"bob".into()));
+    let heard = |what: &str| server.heard.lock().unwrap().iter().filter(|text| text.starts_with(what)).count();
+    assert_eq!((heard("connect /shop as `bob`"), heard("disconnect")), (1, 0));
+
+    bob.socket.send("41/shop,").await;
+    eventually("the plugin hears of the end", || heard("disconnect: client namespace disconnect") == 1).await;
+    let new = Client::connect_to(&server, "/shop", token("bob"), Some(&bob.kept)).await;
+    assert!(!new.recovered, "who has left is new");
+}
+
+#[tokio::test]
+async fn a_plugin_hears_of_a_client_that_does_not_come_back() {
+    let server = shop(|settings| settings.recovery_within = Duration::from_millis(100)).await;
+    let before = Client::connect_to(&server, "/shop", token("bob"), None).await.cut();
+    let heard = |what: &str| server.heard.lock().unwrap().iter().any(|text| text == what);
+    eventually("the plugin hears of the end", || heard("disconnect: transport close")).await;
+    let new = Client::connect_to(&server, "/shop", token("bob"), Some(&before)).await;
+    assert!(!new.recovered && new.kept.sid != before.sid);
+}
+
+#[tokio::test]
+async fn a_place_belongs_to_its_user_and_its_namespace() {
+    let server = shop(|settings| {
+        settings.dialects.push(of_plugin("/other"));
+        settings.recovery_namespaces.extend(["/other".into(), "/chat".into()]);
+    })
+    .await;
+    let before = Client::connect_to(&server, "/shop", token("bob"), None).await.cut();
+    let hub = server.gateway.engine.hub();
+    eventually("bob is away", || !hub.online(&"bob".into())).await;
+    for (namespace, user) in [("/other", "bob"), ("/chat", "bob"), ("/shop", "ann")] {
+        let other = Client::connect_to(&server, namespace, token(user), Some(&before)).await;
+        assert!(!other.recovered, "{user} in {namespace}");
+    }
+    assert!(Client::connect_to(&server, "/shop", token("bob"), Some(&before)).await.recovered);
+}
+
+#[tokio::test]
+async fn clients_without_a_token_are_recovered_too() {
+    let server = shop(|settings| settings.dialects[0].anonymous = true).await;
+    let mut nobody = Client::connect_to(&server, "/shop", String::new(), None).await;
+    assert_eq!(ask(&mut nobody.socket, 0, json!(["e", {"n": 1}])).await, json!([{"n": 1}]));
+    let back = Client::connect_to(&server, "/shop", String::new(), Some(&nobody.cut())).await;
+    assert!(back.recovered);
+    assert_eq!(names(&back.early), ["e"], "whose echo had not been seen");
 }

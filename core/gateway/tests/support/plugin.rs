@@ -2,10 +2,7 @@
 //! happens, just as the events of a test tell it to.
 #![allow(dead_code, reason = "only the tests of namespaces look at what it heard")]
 
-use std::{
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use haggle_engine::{
@@ -20,10 +17,13 @@ pub const PLUGIN: &str = "dialect";
 
 /// What it was asked, for tests that look.
 pub type Heard = Arc<Mutex<Vec<String>>>;
+/// Whoever writes to it holds mappings and the event `slow` up.
+pub type Gate = Arc<tokio::sync::RwLock<()>>;
 
 #[derive(Clone, Default)]
 pub struct Dialect {
     pub heard: Heard,
+    pub gate: Gate,
 }
 
 impl Hooks for Dialect {
@@ -109,7 +109,7 @@ impl Dialect {
                 });
             }
             "slow" => {
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                drop(self.gate.read().await);
                 return Ok(NamespaceAnswer::Ack(Some(event.args)));
             }
             "send" | "join" | "room" | "emit" | "unread" => {
@@ -221,7 +221,11 @@ impl Plan for Dialect {
                 self.note(format!("disconnect: {reason}"));
                 NamespaceAnswer::Done
             }
-            NamespaceCall::Map { event, .. } => NamespaceAnswer::Emits(self.map(&event)),
+            NamespaceCall::Map { event, .. } => {
+                let emits = self.map(&event);
+                drop(self.gate.read().await);
+                NamespaceAnswer::Emits(emits)
+            }
         };
         guest.keep();
         Ok(answer)

@@ -15,7 +15,7 @@ use haggle_store::MemoryStore;
 use tokio::net::TcpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use plugin::{Dialect, Heard, PLUGIN};
+use plugin::{Dialect, Gate, Heard, PLUGIN};
 
 const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
 
@@ -24,6 +24,8 @@ pub struct Server {
     pub gateway: Arc<Gateway>,
     /// What the plugin was asked.
     pub heard: Heard,
+    /// Holds the plugin up.
+    pub gate: Gate,
     _stop: DropGuard,
 }
 
@@ -40,7 +42,7 @@ impl Server {
             ..Limits::default()
         };
         let plugin = Dialect::default();
-        let heard = plugin.heard.clone();
+        let (heard, gate) = (plugin.heard.clone(), plugin.gate.clone());
         let options = EngineOptions {
             store: Arc::new(MemoryStore::new(1)),
             hooks: Arc::new(plugin),
@@ -73,6 +75,7 @@ impl Server {
             address,
             gateway,
             heard,
+            gate,
             _stop: stop.drop_guard(),
         }
     }

@@ -453,9 +453,10 @@ impl SocketIo {
                 Failure::usage(format!("socketio.path = \"{}\" has no slash at both ends", self.path)).hint("socketio.path = \"/socket.io/\"")
             );
         }
-        if let Some(namespace) = self.recovery_namespaces.iter().find(|namespace| **namespace != self.namespace) {
+        let is_there = |namespace: &String| *namespace == self.namespace || self.dialects.iter().any(|dialect| dialect.namespace == *namespace);
+        if let Some(namespace) = self.recovery_namespaces.iter().find(|namespace| !is_there(namespace)) {
             return Err(Failure::usage(format!(
-                "socketio.recovery_namespaces names \"{namespace}\", and only the clients of socketio.namespace can be recovered"
+                "socketio.recovery_namespaces names \"{namespace}\", which is neither socketio.namespace nor that of a table of socketio.dialects"
             ))
             .hint(format!("socketio.recovery_namespaces = [\"{}\"]", self.namespace)));
         }

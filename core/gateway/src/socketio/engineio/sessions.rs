@@ -34,7 +34,7 @@ pub struct Sessions {
     open: Mutex<HashMap<Box<str>, Arc<Session>>>,
     /// When whom to call; by key, since two deadlines may be the same.
     calls: Mutex<BTreeSet<(Instant, u64, Box<str>)>>,
-    pub(crate) dialects: Arc<Dialects>,
+    pub(in crate::socketio) dialects: Arc<Dialects>,
     sooner: Notify,
     empty: Notify,
     next_key: AtomicU64,
@@ -49,8 +49,9 @@ pub struct Sessions {
 impl Sessions {
     /// None yet.
     pub fn new(settings: &SocketIoSettings) -> Sessions {
+        let recovery = Recovery::default();
         Sessions {
-            dialects: Arc::new(Dialects::new(&settings.dialects)),
+            dialects: Arc::new(Dialects::new(settings, recovery.offsets())),
             open: Mutex::default(),
             calls: Mutex::default(),
             sooner: Notify::new(),
@@ -60,7 +61,7 @@ impl Sessions {
             ticking: AtomicBool::new(false),
             runtime: OnceLock::new(),
             handles: OnceLock::new(),
-            recovery: Recovery::default(),
+            recovery,
         }
     }
 

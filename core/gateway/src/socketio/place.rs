@@ -1,0 +1,204 @@
+//! A client's place in a namespace, whoever owns that: whose it is, what its token allows, which conversations it has joined, and
+//! the session that carries what is said to it.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use haggle_engine::{Actor, Refusal, Subscriber};
+use haggle_model::{ConversationId, ErrorCode, Millis, UserId};
+use parking_lot::{Mutex, MutexGuard};
+use tokio::time::Instant;
+
+use super::{
+    client::Space,
+    dialects::Dialect,
+    engineio::{
+        session::{By, Session},
+        sessions::new_id,
+    },
+    metrics::Reason,
+    recovery::{Away, Ring},
+};
+use crate::{Gateway, Identity};
+
+/// See the module.
+pub(super) struct Place {
+    /// The id of the namespace's socket, as the client knows it.
+    pub id: Arc<str>,
+    pub gateway: Arc<Gateway>,
+    /// Empty where there is none.
+    pub user: UserId,
+    /// The secret by which the client is known again after a cut.
+    pid: Option<Box<str>>,
+    line: Mutex<Line>,
+    /// What `line` says, for the hub.
+    away: AtomicBool,
+    rights: Mutex<Rights>,
+}
+
+/// How the client is reached. Its lock comes before those of the session, and before that of the rights.
+pub(super) struct Line {
+    /// That carries what is said to the client; over, when the client is away.
+    pub session: Arc<Session>,
+    pub away: Option<Away>,
+    /// What the client gets after a cut.
+    pub ring: Option<Box<Ring>>,
+}
+
+struct Rights {
+    roles: Arc<[String]>,
+    expires_at: Option<i64>,
+    joined: BTreeSet<ConversationId>,
+}
+
+/// Who has a place.
+pub(super) trait Seated: Subscriber {
+    fn place(&self) -> &Place;
+    /// Whose namespace it is, if a plugin's.
+    fn dialect(&self) -> Option<&Arc<Dialect>>;
+    /// The place as its session keeps it.
+    fn into_space(self: Arc<Self>) -> Space;
+    /// The client has come back into the place.
+    fn is_back(self: Arc<Self>);
+    /// The place is over for good.
+    fn is_over(self: Arc<Self>, reason: Reason);
+}
+
+impl Place {
+    /// Of somebody with a token, or of nobody. With `recovers` the client can be known again.
+    pub fn new(session: Arc<Session>, id: Arc<str>, recovers: bool, identity: Option<Identity>) -> Place {
+        let gateway = session.gateway.clone();
+        let (user, roles, expires_at) = match identity {
+            Some(identity) => (identity.user, identity.roles, Some(identity.expires_at)),
+            None => (UserId::from(""), Arc::from([]), None),
+        };
+        Place {
+            id,
+            user,
+            pid: recovers.then(|| new_id(&gateway.settings.socketio.node).into()),
+            line: Mutex::new(Line {
+                ring: recovers.then(|| gateway.socketio.recovery.ring()),
+                session,
+                away: None,
+            }),
+            away: AtomicBool::new(false),
+            rights: Mutex::new(Rights {
+                roles,
+                expires_at,
+                joined: BTreeSet::new(),
+            }),
+            gateway,
+        }
+    }
+
+    /// The user, where there is one.
+    pub fn named_user(&self) -> Option<&UserId> {
+        (!self.user.as_str().is_empty()).then_some(&self.user)
+    }
+
+    /// The secret by which the client is known again.
+    pub fn pid(&self) -> Option<&str> {
+        self.pid.as_deref()
+    }
+
+    pub fn actor(&self, dialect: &str) -> Actor {
+        Actor {
+            user: self.user.clone(),
+            roles: self.rights.lock().roles.clone(),
+            session: self.id.clone(),
+            transport: "socketio",
+            dialect: Arc::from(dialect),
+        }
+    }
+
+    // The token.
+
+    /// Takes on what another token of the same user says.
+    pub fn renew(&self, identity: Identity) -> Result<(), Refusal> {
+        if identity.user != self.user {
+            return Err(Refusal::forbidden("this connection is another user's"));
+        }
+        let mut rights = self.rights.lock();
+        (rights.roles, rights.expires_at) = (identity.roles, Some(identity.expires_at));
+        Ok(())
+    }
+
+    /// When the token ends, if there is one.
+    pub fn expires_at_ms(&self) -> Option<Millis> {
+        self.rights.lock().expires_at.map(|at| at.saturating_mul(1000))
+    }
+
+    pub fn has_role(&self, role: &str) -> bool {
+        self.rights.lock().roles.iter().any(|r| r == role)
+    }
+
+    // Conversations.
+
+    pub fn join(&self, conversation: ConversationId) -> Result<(), Refusal> {
+        let max = self.gateway.settings.ws.subscriptions_max;
+        let joined = &mut self.rights.lock().joined;
+        if joined.len() >= max && !joined.contains(&conversation) {
+            return Err(Refusal::new(ErrorCode::TooLarge, format!("ws.subscriptions_max = {max}")));
+        }
+        joined.insert(conversation);
+        Ok(())
+    }
+
+    pub fn leave(&self, conversation: ConversationId) {
+        self.rights.lock().joined.remove(&conversation);
+    }
+
+    /// Has joined one of them.
+    pub fn has_joined(&self, conversations: &[ConversationId]) -> bool {
+        let joined = &self.rights.lock().joined;
+        conversations.iter().any(|conversation| joined.contains(conversation))
+    }
+
+    pub fn joined(&self) -> BTreeSet<ConversationId> {
+        self.rights.lock().joined.clone()
+    }
+
+    // The session.
+
+    pub fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock()
+    }
+
+    pub fn session(&self) -> Arc<Session> {
+        self.line.lock().session.clone()
+    }
+
+    /// Sends frames that are not sent again.
+    pub fn push_once(&self, frames: Bytes) {
+        self.line.lock().session.push(frames);
+    }
+
+    /// Sends frames of events, and keeps them for a client that may miss them.
+    pub fn push(&self, frames: Bytes) {
+        let line = &mut *self.line.lock();
+        if let Some(ring) = &mut line.ring {
+            ring.push(Instant::now(), frames.clone(), line.session.settings());
+        }
+        line.session.push(frames);
+    }
+
+    pub fn close(&self, reason: Reason) {
+        self.session().close(reason, By::Server);
+    }
+
+    /// Nobody is there at the moment.
+    pub fn is_away(&self) -> bool {
+        self.away.load(Ordering::Acquire)
+    }
+
+    /// Tells the hub's side what the line says. Called by [`haggle_engine::hub::Hub::change`] alone, where there is a user.
+    pub fn note_away(&self) {
+        self.away.store(self.line.lock().away.is_some(), Ordering::Release);
+    }
+}
