@@ -77,9 +77,14 @@ impl Server {
 
     /// A WebSocket session that has joined the chat.
     pub async fn chat(&self, user: &str) -> Socket {
+        self.chat_with(&token(user)).await
+    }
+
+    /// The same with this token, or, if it is empty, without one.
+    pub async fn chat_with(&self, token: &str) -> Socket {
         let mut socket = self.upgrade("EIO=4&transport=websocket").await.expect("upgraded");
         assert!(socket.text().await.starts_with('0'));
-        socket.send(&format!(r#"40/chat,{{"token":"{}"}}"#, token(user))).await;
+        socket.send(&format!(r#"40/chat,{{"token":"{token}"}}"#)).await;
         let answer = socket.text().await;
         assert!(answer.starts_with("40/chat,{\"sid\""), "{answer}");
         socket
@@ -246,14 +251,22 @@ impl Socket {
         }
     }
 
-    /// The payload of the next event of this name in the chat.
-    pub async fn event(&mut self, name: &str) -> Value {
+    /// The name and payload of the next event in the chat.
+    pub async fn next_event(&mut self) -> (String, Value) {
         loop {
             let text = self.text().await;
             let Some(json) = text.strip_prefix("42/chat,") else { continue };
             let mut event: Value = serde_json::from_str(json).expect("JSON");
-            if event[0] == name {
-                return event[1].take();
+            return (event[0].as_str().expect("a name").to_owned(), event[1].take());
+        }
+    }
+
+    /// The payload of the next event of this name in the chat.
+    pub async fn event(&mut self, name: &str) -> Value {
+        loop {
+            let (found, payload) = self.next_event().await;
+            if found == name {
+                return payload;
             }
         }
     }

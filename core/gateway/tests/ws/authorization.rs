@@ -3,14 +3,13 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use haggle_engine::{Command, NewConversation};
 use haggle_gateway::ws::FRAME_TYPES;
-use haggle_model::ConversationId;
 use serde_json::{Value, json};
 
 use crate::{
     client::Client,
-    server::{Server, token, token_for, token_with},
+    roles::{name, scene, short, token_of},
+    server::{Server, token, token_for},
 };
 
 /// The columns. All but the last look at a group of `creator` (admin), `sender` (whose message it is), `member` and `ex` (who
@@ -21,19 +20,6 @@ const ROLES: [&str; 11] = [
 ];
 
 type Row = (&'static str, &'static str, [&'static str; 11]);
-
-/// `ok` or the code of the refusal, shortened: the columns stay readable.
-const SHORT: [(&str, &str); 8] = [
-    ("unauthenticated", "auth"),
-    ("token_expired", "exp"),
-    ("not_found", "404"),
-    ("forbidden", "403"),
-    ("blocked", "block"),
-    ("bad_request", "400"),
-    ("unknown_type", "type"),
-    // The conversation is found, and no plugin is there to take the command.
-    ("not_found: no active plugin", "no cmd"),
-];
 
 /// `{c}` is the role's conversation, `{m}` the message there, `{s}` its seq.
 #[rustfmt::skip]
@@ -68,47 +54,6 @@ fn every_type_of_frame_has_a_row() {
     assert_eq!(listed.difference(&known).collect::<Vec<_>>(), [&""; 0], "rows without a type");
 }
 
-fn name(person: &str, cell: usize) -> String {
-    format!("{person}-{cell}")
-}
-
-/// One cell's own conversation and message in it.
-async fn scene(server: &Server, role: &str, cell: usize) -> (ConversationId, u32) {
-    let person = |who: &str| name(who, cell);
-    if role == "blocked" {
-        let direct = server.direct(&person("blocked"), &person("blocker")).await;
-        let seq = server.say(&person("blocked"), direct, "x").await;
-        let block = Command::Block {
-            user: person("blocked").as_str().into(),
-            blocked: true,
-        };
-        server.run(&person("blocker"), block).await;
-        return (direct, seq);
-    }
-    let participants = ["sender", "member", "ex"].map(|who| person(who).as_str().into()).to_vec();
-    let group = NewConversation::Group {
-        participants,
-        name: None,
-        avatar: None,
-    };
-    let group = server.run(&person("creator"), Command::CreateConversation(group)).await.conversation;
-    let leave = Command::RemoveParticipant {
-        conversation: group,
-        user: person("ex").as_str().into(),
-    };
-    server.run(&person("ex"), leave).await;
-    (group, server.say(&person("sender"), group, "x").await)
-}
-
-fn token_of(role: &str, cell: usize) -> String {
-    match role {
-        "plugin" => token("plugin:shop"),
-        "operator" => token_with(&name("operator", cell), &["admin"]),
-        "service" => token_with(&name("service", cell), &["service"]),
-        _ => token(&name(role, cell)),
-    }
-}
-
 /// A connection of the role, as far as it comes.
 async fn connect(server: &Server, role: &str, cell: usize) -> Client {
     match role {
@@ -128,20 +73,10 @@ async fn connect(server: &Server, role: &str, cell: usize) -> Client {
     }
 }
 
+/// `ok` or the code of the refusal.
 fn outcome(answer: &Value) -> &'static str {
-    if answer["t"] == "ok" {
-        return "ok";
-    }
-    let (code, says) = (
-        answer["e"]["code"].as_str().unwrap_or_default(),
-        answer["e"]["msg"].as_str().unwrap_or_default(),
-    );
-    let code = if says.starts_with("no active plugin") {
-        "not_found: no active plugin"
-    } else {
-        code
-    };
-    SHORT.iter().find(|(long, _)| *long == code).map_or("?", |(_, short)| short)
+    let text = |field: &str| answer["e"][field].as_str().unwrap_or_default();
+    if answer["t"] == "ok" { "ok" } else { short(text("code"), text("msg")) }
 }
 
 #[tokio::test]

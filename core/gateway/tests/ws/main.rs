@@ -6,6 +6,8 @@ mod client;
 mod lifecycle;
 mod requests;
 mod resume;
+#[path = "../support/roles.rs"]
+mod roles;
 mod server;
 mod slow;
 mod violations;
