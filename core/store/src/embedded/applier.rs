@@ -2,7 +2,8 @@
 //!
 //! A read of one conversation waits until everything of that conversation that was committed when it began is in the views, any
 //! other read until everything is. That wait wakes the applier at once; without readers the applier takes what has gathered in
-//! an interval, since larger batches write fewer pages.
+//! an interval, since larger batches write fewer pages. A plugin's key is read past the queue ([`Backlog::kv`]): hooks ask for
+//! one in the middle of a conversation, which always has something waiting.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use haggle_model::{ConversationId, Entry, Pos};
+use haggle_model::{ConversationId, Entry, KvChange, PluginId, Pos};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Shared, row};
@@ -43,8 +44,8 @@ struct State {
     /// The entries after `applied`, but for the first ones while catching up.
     queue: VecDeque<Queued>,
     bytes: usize,
-    /// The last queued entry of each conversation.
-    pending: HashMap<ConversationId, Pos>,
+    /// What each conversation has in the queue.
+    pending: HashMap<ConversationId, Pending>,
     committed: Pos,
     applied: Pos,
     /// A reader waits for this position.
@@ -53,6 +54,22 @@ struct State {
     catching_up: bool,
     failure: Option<StoreError>,
     stopping: bool,
+}
+
+/// What one conversation has in the queue.
+#[derive(Default)]
+struct Pending {
+    last: Pos,
+    /// The entries among them that change keys of plugins.
+    kv: Vec<(Pos, Arc<Entry>)>,
+}
+
+/// What the queue says of a plugin's key.
+pub(super) enum QueuedKv {
+    /// Its last change is not in the views yet.
+    Changed(KvChange),
+    /// Nothing that the views miss changes it.
+    Unchanged,
 }
 
 struct Queued {
@@ -118,7 +135,11 @@ impl Backlog {
         for entry in entries {
             pos = pos.next();
             state.bytes += each;
-            state.pending.insert(entry.conversation, pos);
+            let pending = state.pending.entry(entry.conversation).or_default();
+            pending.last = pos;
+            if !entry.effects.kv.is_empty() {
+                pending.kv.push((pos, entry.clone()));
+            }
             state.queue.push_back(Queued { pos, entry, bytes: each });
         }
         if idle {
@@ -178,6 +199,18 @@ impl Backlog {
         state.applied >= state.needed(of)
     }
 
+    /// What is known of a key without any wait; `None` while the queue does not hold all that the views miss.
+    pub(super) fn kv(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Option<QueuedKv> {
+        let state = self.state.lock();
+        if state.catching_up {
+            return None;
+        }
+        let queued = state.pending.get(&scope).map_or(&[][..], |pending| &pending.kv);
+        let mut changes = queued.iter().rev().flat_map(|(_, entry)| entry.effects.kv.iter().rev());
+        let last = changes.find(|change| change.plugin == *plugin && change.key == key);
+        Some(last.map_or(QueuedKv::Unchanged, |change| QueuedKv::Changed(change.clone())))
+    }
+
     pub(super) fn stop(&self) {
         self.state.lock().stopping = true;
         self.work.notify_all();
@@ -223,7 +256,11 @@ impl Backlog {
         if state.queue.is_empty() {
             state.pending.clear();
         } else {
-            state.pending.retain(|_, last| *last > applied);
+            state.pending.retain(|_, pending| pending.last > applied);
+            state
+                .pending
+                .values_mut()
+                .for_each(|pending| pending.kv.retain(|(pos, _)| *pos > applied));
         }
         self.progress.notify_all();
     }
@@ -243,7 +280,7 @@ impl State {
     /// them fall back.
     fn needed(&self, of: Option<ConversationId>) -> Pos {
         match of {
-            Some(id) if !self.catching_up => self.pending.get(&id).copied().unwrap_or(self.applied),
+            Some(id) if !self.catching_up => self.pending.get(&id).map_or(self.applied, |pending| pending.last),
             _ => self.committed,
         }
     }

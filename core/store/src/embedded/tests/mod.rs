@@ -8,7 +8,9 @@ mod files;
 
 use std::{path::Path, sync::Arc};
 
-use haggle_model::{Address, CommandId, Content, ConversationCreated, ConversationId, Entry, Event, KeyRing, Pos, Shard, UserId};
+use haggle_model::{
+    Address, CommandId, Content, ConversationCreated, ConversationId, Effects, Entry, Event, KeyRing, KvChange, PluginId, Pos, Shard, UserId,
+};
 
 use super::{EmbeddedOptions, EmbeddedStore};
 use crate::{
@@ -157,4 +159,59 @@ fn readers_see_what_was_appended_while_many_write_and_rebuild() {
     readers.into_iter().for_each(|reader| reader.join().unwrap());
     assert_eq!(writer.join().unwrap().ts, 3_000);
     run(check_messages(&store, 3_000));
+}
+
+#[test]
+fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
+    let options = EmbeddedOptions {
+        apply_interval: std::time::Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let plugin = PluginId::from("shop");
+    let changing = |ts, value: Option<&str>| {
+        let change = KvChange {
+            plugin: plugin.clone(),
+            key: "count".to_string(),
+            value: value.map(|value| value.as_bytes().to_vec()),
+            expires_at: None,
+        };
+        let effects = Effects {
+            kv: vec![change],
+            ..Effects::default()
+        };
+        Arc::new(Entry {
+            effects,
+            ..Entry::clone(&said(ts))
+        })
+    };
+    let value = async |key| {
+        let row = store.kv_get(ID, &plugin, key).await.unwrap();
+        row.map(|row| String::from_utf8(row.value).unwrap())
+    };
+    run(async {
+        let mut tail = Tail::default();
+        let groups = [
+            (vec![changing(1, Some("one"))], Some("one")),
+            (vec![changing(2, Some("two")), changing(3, Some("three")), said(4)], Some("three")),
+            (vec![changing(5, None)], None),
+            (vec![changing(6, Some("six"))], Some("six")),
+        ];
+        for (entries, expected) in groups {
+            tail = store.append(Shard(0), tail, entries).await.unwrap();
+            assert_eq!(value("count").await.as_deref(), expected);
+            assert_eq!(value("other").await, None);
+        }
+        assert!(!store.shared.backlog.is_applied(None), "nothing had to be applied for that");
+        assert_eq!(
+            store.head(ID).await.unwrap(),
+            Some((6, 6)),
+            "which the views are brought to by other questions"
+        );
+        assert_eq!(value("count").await.as_deref(), Some("six"), "and then have the key");
+        store.append(Shard(0), tail, vec![said(7)]).await.unwrap();
+        assert_eq!(value("count").await.as_deref(), Some("six"), "whatever else is waiting");
+        assert!(!store.shared.backlog.is_applied(None));
+    });
 }

@@ -7,11 +7,13 @@ mod personal;
 mod plugins;
 
 use async_trait::async_trait;
-use haggle_model::{CommandId, ConversationId, KeyRing, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId};
+use haggle_model::{CommandId, ConversationId, KeyRing, KvChange, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{
-    EmbeddedStore, Shared, blocking, only,
+    EmbeddedStore, Shared,
+    applier::QueuedKv,
+    blocking, only,
     schema::{VIEWS_FILE, sql_error},
 };
 use crate::{
@@ -90,6 +92,19 @@ impl Shared {
             conn: reader.connection(),
             keys: &self.keys,
         }))
+    }
+    /// A plugin's key at once, with what is not in the views yet.
+    fn kv_now(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Result<Option<KvRow>, StoreError>, NotNow> {
+        let reader = self.readers.try_open().ok_or(NotNow)?; // first, as above
+        let value = match self.backlog.kv(scope, plugin, key).ok_or(NotNow)? {
+            QueuedKv::Changed(KvChange { key, value, expires_at, .. }) => Ok(value.map(|value| KvRow { key, value, expires_at })),
+            QueuedKv::Unchanged => Snapshot {
+                conn: reader.connection(),
+                keys: &self.keys,
+            }
+            .kv_get(scope, plugin, key),
+        };
+        Ok(value)
     }
 }
 
@@ -220,8 +235,11 @@ impl Views for EmbeddedStore {
     }
 
     async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError> {
+        if let Ok(answered) = self.shared.kv_now(scope, plugin, key) {
+            return answered;
+        }
         let (plugin, key) = (plugin.clone(), key.to_string());
-        self.point(Some(scope), move |views| views.kv_get(scope, &plugin, &key)).await
+        self.answer(Some(scope), move |views| views.kv_get(scope, &plugin, &key)).await
     }
 
     async fn kv_list(
