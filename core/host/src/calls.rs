@@ -28,6 +28,7 @@ use crate::{
 pub(crate) struct Session {
     pub(crate) guest: Option<Arc<dyn HostCalls>>,
     pub(crate) call: Arc<wit::Call>,
+    pub(crate) began: Instant,
     pub(crate) deadline: Instant,
     /// The deadline is the hook's own, not what others before it in the scope have left.
     pub(crate) is_own_deadline: bool,
@@ -55,7 +56,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 /// Calls `handler` of `plugin`. Breaker, pool, budgets, metrics and logs are seen to.
 pub(crate) async fn call<H: Handler>(plugin: &Arc<Plugin>, session: Session, handler: H) -> Result<H::Answer, CallError> {
     let hook = handler.hook();
-    let lease = match admit(plugin, hook, session.deadline).await {
+    let lease = match admit(plugin, hook, &session).await {
         Ok(lease) => lease,
         Err(error) => {
             plugin.meters(hook).count(Outcome::Fault(error.kind));
@@ -72,13 +73,13 @@ pub(crate) async fn call<H: Handler>(plugin: &Arc<Plugin>, session: Session, han
     }
 }
 
-async fn admit(plugin: &Arc<Plugin>, hook: Hook, deadline: Instant) -> Result<Lease, CallError> {
-    let now = Instant::now();
+async fn admit(plugin: &Arc<Plugin>, hook: Hook, session: &Session) -> Result<Lease, CallError> {
+    let Session { began, deadline, .. } = *session;
     let breaker = plugin.breaker(hook);
     breaker
-        .admit(now)
+        .admit(began)
         .map_err(|left| CallError::new(Kind::Breaker, format!("failed too often; called again in {} ms", left.as_millis())))?;
-    if now >= deadline {
+    if began >= deadline {
         breaker.undecided();
         return Err(CallError::new(Kind::Timeout, "no time was left to call it"));
     }
@@ -91,11 +92,15 @@ async fn perform<H: Handler>(plugin: Arc<Plugin>, mut lease: Lease, session: Ses
     let hook = handler.hook();
     let started = Instant::now();
     let ended = attempt(&plugin, &mut lease, &session, &handler).await;
-    plugin.meters(hook).time(started.elapsed().as_secs_f64());
+    let now = Instant::now();
+    plugin.meters(hook).time((now - started).as_secs_f64());
     let result = match ended {
         Ended::Answer(answer) => {
             lease.give_back();
-            answer
+            match now > session.deadline {
+                true => Err(CallError::new(Kind::Timeout, "it answered after its deadline")),
+                false => answer,
+            }
         }
         Ended::Broken(error) => {
             lease.spoil();
@@ -136,9 +141,6 @@ async fn attempt<H: Handler>(plugin: &Plugin, lease: &mut Lease, session: &Sessi
         Ok(raw) => raw,
         Err(error) => return Ended::Broken(classify(&error, said.as_deref())),
     };
-    if Instant::now() > session.deadline {
-        return Ended::Answer(Err(CallError::new(Kind::Timeout, "it answered after its deadline")));
-    }
     let (bytes, bytes_max) = (H::bytes(&raw), plugin.profile.limits.output_bytes as usize);
     if bytes > bytes_max {
         return Ended::Answer(Err(CallError::new(

@@ -1,5 +1,7 @@
 //! The engine's words and the contract's words for the same things.
 
+use std::mem::take;
+
 use haggle_engine::ports::{self, Call, GuestMessage, HostError, Op};
 use haggle_model::{Address, ConversationId, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
@@ -112,19 +114,29 @@ pub(crate) fn role(text: &str) -> Result<haggle_model::Role, HostError> {
     text.parse().map_err(|()| invalid("role must be `member` or `admin`"))
 }
 
-pub(crate) fn draft(draft: &ports::Draft) -> wit::Draft {
+/// A draft as it is told to a handler. Its texts move there, so that none is copied for the one who only looks at them;
+/// [`restore_draft`] brings them back.
+pub(crate) fn tell_draft(draft: &mut ports::Draft) -> wit::Draft {
     wit::Draft {
         op: draft.op.as_str().to_owned(),
         target: draft.target.map(|id| id.to_string()),
         conversation_id: conversation_id(draft.conversation),
         sender_id: draft.sender.to_string(),
-        kind: draft.kind.clone(),
-        content: draft.text.clone(),
-        metadata: draft.metadata.clone(),
+        kind: take(&mut draft.kind),
+        content: take(&mut draft.text),
+        metadata: draft.metadata.take(),
         reply_to: draft.reply_to.map(|id| id.to_string()),
         forwarded_from: draft.forwarded_from.map(|id| id.to_string()),
-        client_message_id: draft.client_id.clone(),
+        client_message_id: draft.client_id.take(),
     }
+}
+
+/// Gives the draft its texts back.
+pub(crate) fn restore_draft(draft: &mut ports::Draft, told: wit::Draft) {
+    draft.kind = told.kind;
+    draft.text = told.content;
+    draft.metadata = told.metadata;
+    draft.client_id = told.client_message_id;
 }
 
 /// The parts of a message that a plugin may rewrite, checked.
@@ -463,6 +475,14 @@ mod tests {
     }
 
     #[test]
+    fn a_draft_that_was_told_is_restored_whole() {
+        let mut draft = a_draft();
+        let told = tell_draft(&mut draft);
+        restore_draft(&mut draft, told);
+        assert_eq!(format!("{draft:?}"), format!("{:?}", a_draft()));
+    }
+
+    #[test]
     fn ids_are_those_that_clients_see() {
         let id = ConversationId(0x0123_4567_89ab_cdef);
         assert_eq!(conversation_id(id), id.to_string());
@@ -472,7 +492,7 @@ mod tests {
 
     #[test]
     fn content_may_be_rewritten() {
-        let before = draft(&a_draft());
+        let before = tell_draft(&mut a_draft());
         let after = wit::Draft {
             content: "hi".into(),
             metadata: Some(" {\"a\":1}".into()),
@@ -493,7 +513,7 @@ mod tests {
 
     #[test]
     fn identity_may_not() {
-        let before = draft(&a_draft());
+        let before = tell_draft(&mut a_draft());
         let changes: [fn(&mut wit::Draft); 7] = [
             |draft| draft.op = "delete".into(),
             |draft| draft.target = Some("0123456789abcdef00000001".into()),

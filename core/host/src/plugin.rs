@@ -107,11 +107,13 @@ impl Plugin {
         call: &Arc<wit::Call>,
         handler: H,
     ) -> Result<(H::Answer, Written), CallError> {
-        let (own, scopes) = (Instant::now() + self.settings(handler.hook()).deadline, scope.deadline());
+        let began = Instant::now();
+        let (own, scopes) = (began + self.settings(handler.hook()).deadline, scope.deadline());
         let guest = self.needs_engine.then(|| scope.guest(self.id()));
         let session = Session {
             guest: guest.clone(),
             call: call.clone(),
+            began,
             deadline: own.min(scopes),
             is_own_deadline: own <= scopes,
         };

@@ -129,7 +129,7 @@ impl Pool {
             },
         );
         let started = self.start(&mut store).await;
-        let said = std::mem::replace(&mut store.data_mut().running, Running::idle()).said;
+        let said = store.data_mut().running.end();
         match started {
             Ok(Ok(guests)) => Ok(Box::new(Warm {
                 store,
@@ -257,9 +257,9 @@ impl Warm {
         begin(&mut self.store, running);
     }
 
-    /// Ends it: nothing of the call stays in the store.
+    /// Ends it; says what [`Running::end`] says.
     pub(crate) fn end(&mut self) -> Option<String> {
-        std::mem::replace(&mut self.store.data_mut().running, Running::idle()).said
+        self.store.data_mut().running.end()
     }
 }
 

@@ -147,24 +147,22 @@ impl Plan for Registry {
     async fn before_message(&self, scope: &dyn Scope, draft: Draft, skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
         let mut draft = draft;
         let mut deciders = Vec::new();
-        let mut told: Option<(Arc<wit::Call>, Arc<wit::Draft>)> = None;
+        let mut call = None;
         for plugin in self.chain(Hook::BeforeMessage) {
             let filter = &plugin.settings(Hook::BeforeMessage).filter;
             let passes = filter.passes_known(scope.conversation_kind(), Some(&draft.kind), &scope.call().actor.dialect);
             if !passes || skip.contains(plugin.id()) {
                 continue;
             }
-            let (call, before) = told.get_or_insert_with(|| (call_of(scope), Arc::new(convert::draft(&draft))));
-            let Some((decided, written)) = step(plugin, scope, call, calls::BeforeMessage(before.clone())).await? else {
-                continue;
-            };
+            let call = call.get_or_insert_with(|| call_of(scope));
+            let told = Arc::new(convert::tell_draft(&mut draft));
+            let answer = step(plugin, scope, call, calls::BeforeMessage(told.clone())).await?;
+            convert::restore_draft(&mut draft, Arc::unwrap_or_clone(told));
+            let Some((decided, written)) = answer else { continue };
             match decided {
                 Decided::Continue => {}
                 Decided::Reject(why) => return Err(rejected(plugin, why)),
-                Decided::Replace(rewritten) => {
-                    draft = rewritten.apply(draft);
-                    *before = Arc::new(convert::draft(&draft));
-                }
+                Decided::Replace(rewritten) => draft = rewritten.apply(draft),
             }
             written.keep();
             deciders.push(plugin.decider.clone());

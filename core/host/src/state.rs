@@ -91,6 +91,14 @@ impl Running {
             said: None,
         }
     }
+
+    /// The call is over: nothing of it stays. The last error line that it logged.
+    pub(crate) fn end(&mut self) -> Option<String> {
+        (self.ticks, self.host_calls, self.host_call_bytes) = (0, 0, 0);
+        self.guest = None;
+        self.call = None;
+        self.said.take()
+    }
 }
 
 /// Called by running code at every tick: goes on (after letting other tasks run), or ends the call.
