@@ -41,6 +41,10 @@ macro_rules! plugin {
             $($crate::__native_handler!($hook);)*
         }
 
+        // Natively only tests make one: without this a plugin that is not `pub` would be called dead code.
+        #[cfg(not(target_arch = "wasm32"))]
+        const _: fn() -> $plugin = <$plugin as ::std::default::Default>::default;
+
         #[cfg(target_arch = "wasm32")]
         const _: () = {
             // One type that every exported interface is implemented for, and the one instance behind it.
