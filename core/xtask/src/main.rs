@@ -19,6 +19,7 @@ Commands:
   up [--release] [-- SERVE OPTIONS]   build server and plugins, start `haggle serve --dev`, print tokens and lines to paste
   test [FILTER]                       build what the tests need and run all of them (with FILTER: those whose name has it)
   plugins [DIR...]                    build the first-party plugins into target/plugins; with DIR: those, into target/bench-plugins
+                                      or, for a folder outside of this repository, into its own folder out
   check                               formatting, clippy, crate arrows, licences, the repository's shape
   help                                this page";
 
@@ -39,7 +40,7 @@ fn run(args: &[String]) -> anyhow::Result<()> {
         "up" => up::run(rest),
         "test" => test::run_all(rest),
         "plugins" if rest.is_empty() => plugins::build().map(drop),
-        "plugins" => plugins::build_others(rest).map(drop),
+        "plugins" => plugins::build_others(rest),
         "check" => check::run(),
         up::ANNOUNCE => up::announce(rest),
         "help" | "--help" | "-h" => {

@@ -35,16 +35,40 @@ pub fn build_examples() -> Result<PathBuf> {
 }
 
 /// Builds plugins that live elsewhere in the repository (the load generator's hook) into `target/bench-plugins`, apart from those
-/// that a server is meant to load.
-pub fn build_others(dirs: &[String]) -> Result<PathBuf> {
-    let sources = dirs.iter().map(|dir| source(&root().join(dir))).collect::<Result<Vec<_>>>()?;
-    build_into(&sources, target_dir().join("bench-plugins"))
+/// that a server is meant to load; one that lives outside of it into its own folder `out`.
+pub fn build_others(dirs: &[String]) -> Result<()> {
+    let dirs = dirs.iter().map(|dir| dir_of(dir)).collect::<Result<Vec<_>>>()?;
+    let (ours, outside): (Vec<_>, Vec<_>) = dirs.iter().partition(|dir| dir.starts_with(root()));
+    if !ours.is_empty() {
+        let sources = ours.into_iter().map(|dir| source(dir)).collect::<Result<Vec<_>>>()?;
+        build_into(&sources, target_dir().join("bench-plugins"))?;
+    }
+    outside.into_iter().try_for_each(|dir| build_outside(dir))
+}
+
+/// The folder as the user names it: from where the command was given, or from the repository's root.
+fn dir_of(dir: &str) -> Result<PathBuf> {
+    let found = fs::canonicalize(dir).or_else(|_| fs::canonicalize(root().join(dir)));
+    found.with_context(|| format!("there is no folder {dir}"))
+}
+
+fn build_outside(dir: &Path) -> Result<()> {
+    let source = source(dir)?;
+    let toolchain = wasm::find()?;
+    step(&format!("building the plugin {}", source.id), || {
+        run(toolchain.build().arg("--manifest-path").arg(dir.join("Cargo.toml")))
+    })?;
+    let out = dir.join("out");
+    install(&source, &out)?;
+    println!("{} is what `haggle plugin check` and `haggle plugin install` take", out.display());
+    Ok(())
 }
 
 fn build_into(sources: &[Source], plugins: PathBuf) -> Result<PathBuf> {
     let toolchain = wasm::find()?;
     step(&format!("building {} plugins", sources.len()), || {
         let mut command = toolchain.build();
+        command.arg("--locked");
         for source in sources {
             command.args(["-p", &source.package]);
         }

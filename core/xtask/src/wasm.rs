@@ -33,7 +33,7 @@ pub enum Toolchain {
 }
 
 impl Toolchain {
-    /// The command that builds plugins, ready for `-p`.
+    /// The command that builds plugins, ready for what to build.
     pub fn build(&self) -> Command {
         let mut command = match self {
             Toolchain::Installed => {
@@ -59,7 +59,7 @@ impl Toolchain {
             }
         };
         command
-            .args(["--release", "--locked", "--target", TARGET, "--target-dir"])
+            .args(["--release", "--target", TARGET, "--target-dir"])
             .arg(target_dir().join("wasm"))
             // Nine tenths of a module would be debug info that nobody loads: a panic names its line anyway.
             .env("CARGO_PROFILE_RELEASE_DEBUG", "false");

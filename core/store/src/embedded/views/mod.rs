@@ -93,6 +93,7 @@ impl Shared {
             keys: &self.keys,
         }))
     }
+
     /// A plugin's key at once, with what is not in the views yet.
     fn kv_now(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Result<Option<KvRow>, StoreError>, NotNow> {
         let reader = self.readers.try_open().ok_or(NotNow)?; // first, as above
