@@ -1386,7 +1386,7 @@ async fn update_profile(context: &Context<'_>, user: &UserId, patch: &ProfilePat
 
 /// A digest of what came in: the same id with another digest is a misuse. Kept in the log, so it never changes.
 fn digest(command: &Command) -> u64 {
-    let mut parts = Vec::new();
+    let mut parts = Vec::with_capacity(512); // what most messages need
     let mut put = |bytes: &[u8]| {
         parts.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
         parts.extend_from_slice(bytes);

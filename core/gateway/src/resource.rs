@@ -67,7 +67,7 @@ pub struct Hex(haggle_model::Hex<24>);
 
 impl From<ConversationId> for Hex {
     fn from(id: ConversationId) -> Hex {
-        id.message(0).into()
+        Hex(id.to_hex())
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use haggle_model::Hex;
 use wasmtime::{Engine, component::Component};
 
 const KEY_FILE: &str = "key";
@@ -63,7 +64,7 @@ impl Cache {
     fn path(&self, engine: &Engine, digest: &[u8; 32]) -> PathBuf {
         let mut hasher = Blake::default();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        self.dir.join(format!("{}-{:016x}.cwasm", hex(digest), hasher.finish()))
+        self.dir.join(format!("{}-{:016x}.cwasm", Hex::<64>::of(digest), hasher.finish()))
     }
 
     /// Covers the name too: a file renamed to another plugin's is not taken for it.
@@ -101,15 +102,6 @@ impl Hasher for Blake {
     fn write(&mut self, bytes: &[u8]) {
         self.0.update(bytes);
     }
-}
-
-/// Lowercase hex digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]]);
-    String::from_utf8(digits.collect()).expect("digits are ASCII")
 }
 
 fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {

@@ -3,14 +3,11 @@
 use std::mem::take;
 
 use haggle_engine::ports::{self, Call, GuestMessage, HostError, Op};
-use haggle_model::{Address, ConversationId, MessageId, Millis, Notification, UserId};
+use haggle_model::{Address, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 use serde::de::IgnoredAny;
 
-use crate::{
-    bindings::{exports, notifications, wit},
-    cache::hex,
-};
+use crate::bindings::{exports, notifications, wit};
 
 impl From<HostError> for wit::Error {
     fn from(error: HostError) -> wit::Error {
@@ -86,17 +83,10 @@ pub(crate) fn millis(at: Millis) -> u64 {
     u64::try_from(at).unwrap_or(0)
 }
 
-/// A conversation's id as clients know it. Every call has one or two, so it is not left to the formatter.
-fn conversation_id(id: ConversationId) -> String {
-    let mut bytes = [0; 12];
-    bytes[..8].copy_from_slice(&id.0.to_be_bytes());
-    hex(&bytes)
-}
-
 /// What every handler is told of its call.
 pub(crate) fn call(call: &Call) -> wit::Call {
     wit::Call {
-        ref_: hex(&call.command.0),
+        ref_: call.command.to_string(),
         actor: call.actor.user.to_string(),
         roles: call.actor.roles.to_vec(),
         session: call.actor.session.to_string(),
@@ -104,7 +94,7 @@ pub(crate) fn call(call: &Call) -> wit::Call {
         dialect: call.actor.dialect.to_string(),
         trace_id: call.trace_id.clone(),
         now_ms: millis(call.now),
-        conversation_id: call.conversation.map(conversation_id),
+        conversation_id: call.conversation.map(|id| id.to_string()),
         origin: call.origin.iter().map(ToString::to_string).collect(),
     }
 }
@@ -120,7 +110,7 @@ pub(crate) fn tell_draft(draft: &mut ports::Draft) -> wit::Draft {
     wit::Draft {
         op: draft.op.as_str().to_owned(),
         target: draft.target.map(|id| id.to_string()),
-        conversation_id: conversation_id(draft.conversation),
+        conversation_id: draft.conversation.to_string(),
         sender_id: draft.sender.to_string(),
         kind: take(&mut draft.kind),
         content: take(&mut draft.text),
@@ -457,6 +447,8 @@ pub(crate) fn conversation_draft_bytes(draft: &wit::ConversationDraft) -> usize 
 
 #[cfg(test)]
 mod tests {
+    use haggle_model::ConversationId;
+
     use super::*;
 
     fn a_draft() -> ports::Draft {
@@ -480,14 +472,6 @@ mod tests {
         let told = tell_draft(&mut draft);
         restore_draft(&mut draft, told);
         assert_eq!(format!("{draft:?}"), format!("{:?}", a_draft()));
-    }
-
-    #[test]
-    fn ids_are_those_that_clients_see() {
-        let id = ConversationId(0x0123_4567_89ab_cdef);
-        assert_eq!(conversation_id(id), id.to_string());
-        let command = haggle_model::CommandId([0xa5; 16]);
-        assert_eq!(hex(&command.0), command.to_string());
     }
 
     #[test]

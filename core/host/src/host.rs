@@ -10,13 +10,12 @@ use std::{
 
 use arc_swap::ArcSwap;
 use haggle_engine::ports::{Hook, Hooks, Plan};
-use haggle_model::PluginId;
+use haggle_model::{Hex, PluginId};
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use crate::{
-    cache::hex,
     loader::{CheckReport, LoadError, Loader, MANIFEST_NAME, Source, read_manifest},
     metrics,
     options::HostOptions,
@@ -272,11 +271,11 @@ impl Inner {
         }
         plugin.announce(true);
         self.registry.store(Arc::new(registry));
-        let sha256 = hex(&plugin.digest[..8]);
+        let sha256 = Hex::<16>::of(&plugin.digest[..8]);
         tracing::info!(
             plugin = id.as_str(),
             version = plugin.manifest.version,
-            sha256,
+            sha256 = sha256.as_str(),
             from_cache = plugin.from_cache,
             "plugin active"
         );
@@ -465,7 +464,7 @@ fn running(plugin: &Plugin) -> RunningVersion {
         version: manifest.version.clone(),
         description: manifest.description.clone(),
         api: manifest.api.clone(),
-        sha256: hex(&plugin.digest),
+        sha256: Hex::<64>::of(&plugin.digest).to_string(),
         from_cache: plugin.from_cache,
         loaded_at_ms: plugin.loaded_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
         hooks: names(&mut plugin.exports.iter()),

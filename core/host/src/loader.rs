@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use haggle_model::Hex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use wasmtime::{
@@ -18,7 +19,7 @@ use wasmtime::{
 
 use crate::{
     bindings::Indices,
-    cache::{Cache, hex},
+    cache::Cache,
     capabilities,
     component::{Inspected, inspect},
     grants::{Capability, Review},
@@ -146,7 +147,7 @@ pub(crate) fn read(source: &Source, code_bytes_max: usize) -> Result<Package, Lo
     if manifest.sha256.is_some_and(|expected| expected != digest) {
         return Err(LoadError::code_of(
             &wasm_path,
-            format!("its SHA-256 is {}, the manifest says otherwise", hex(&digest)),
+            format!("its SHA-256 is {}, the manifest says otherwise", Hex::<64>::of(&digest)),
         ));
     }
     Ok(Package {
@@ -336,7 +337,7 @@ impl Loader {
             api: inspected.api.clone().unwrap_or_else(|| manifest.api.clone()),
             wasm: wasm_path,
             code_bytes,
-            sha256: hex(&digest),
+            sha256: Hex::<64>::of(&digest).to_string(),
             format: if inspected.was_module { "core module" } else { "component" },
             hooks: inspected.exports.iter().map(|hook| hook.as_str()).collect(),
             imports: inspected.imports.iter().map(|capability| capability.as_str()).collect(),

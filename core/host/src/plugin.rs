@@ -6,12 +6,11 @@ use std::{
 };
 
 use haggle_engine::ports::{Hook, HookError, Scope};
-use haggle_model::{Decider, PluginId};
+use haggle_model::{Decider, Hex, PluginId};
 
 use crate::{
     bindings::wit,
     breaker::Breaker,
-    cache::hex,
     calls::{self, Handler, Session},
     fault::CallError,
     manifest::{HookSettings, Manifest},
@@ -127,7 +126,13 @@ impl Plugin {
 
     /// Shows this version as active, or not any more.
     pub(crate) fn announce(&self, active: bool) {
-        metrics::info(self.id(), &self.manifest.version, &self.manifest.api, &hex(&self.digest[..8]), active);
+        metrics::info(
+            self.id(),
+            &self.manifest.version,
+            &self.manifest.api,
+            Hex::<16>::of(&self.digest[..8]).as_str(),
+            active,
+        );
         if !active {
             self.profile.meters.idle.set(0.0);
             self.profile.meters.busy.set(0.0);

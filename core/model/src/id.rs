@@ -42,6 +42,11 @@ impl fmt::Display for Shard {
 pub struct ConversationId(#[n(0)] pub u64);
 
 impl ConversationId {
+    /// The 24 digits, the last eight of them 0.
+    pub fn to_hex(self) -> Hex<24> {
+        hex_of(self.0, 0)
+    }
+
     /// The shard that holds this conversation when there are `shards` of them (at least 1).
     pub fn shard(self, shards: u16) -> Shard {
         Shard((self.0 as u16) % shards.max(1))
@@ -61,7 +66,7 @@ impl ConversationId {
 
 impl fmt::Display for ConversationId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.message(0).to_hex().as_str())
+        self.to_hex().fmt(f)
     }
 }
 
@@ -88,11 +93,15 @@ pub struct MessageId {
 impl MessageId {
     /// The 24 digits, without the detour over a formatter: ids stand several times in everything that clients get.
     pub fn to_hex(self) -> Hex<24> {
-        let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&self.conversation.0.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.seq.to_be_bytes());
-        Hex::of(&bytes)
+        hex_of(self.conversation.0, self.seq)
     }
+}
+
+fn hex_of(key: u64, seq: Seq) -> Hex<24> {
+    let mut bytes = [0; 12];
+    bytes[..8].copy_from_slice(&key.to_be_bytes());
+    bytes[8..].copy_from_slice(&seq.to_be_bytes());
+    Hex::of(&bytes)
 }
 
 /// Bytes as `N` lowercase hex digits.
@@ -117,9 +126,15 @@ impl<const N: usize> Hex<N> {
     }
 }
 
+impl<const N: usize> fmt::Display for Hex<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.to_hex().as_str())
+        self.to_hex().fmt(f)
     }
 }
 
@@ -192,7 +207,7 @@ impl CommandId {
 
 impl fmt::Display for CommandId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(Hex::<32>::of(&self.0).as_str())
+        Hex::<32>::of(&self.0).fmt(f)
     }
 }
 
