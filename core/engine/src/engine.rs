@@ -241,11 +241,16 @@ impl Engine {
         });
     }
 
-    /// The connection has joined the conversation (after its membership was checked): it is shown who is online there.
-    pub fn joined(&self, connection: &Arc<dyn Subscriber>, conversation: ConversationId) {
-        self.inner
-            .runtime
-            .spawn(presence::snapshot(self.inner.clone(), connection.clone(), conversation));
+    /// Shows a connection that has joined a conversation (after its membership was checked) who of these members is online.
+    pub async fn show_presence(&self, connection: &dyn Subscriber, row: &ConversationRow, members: &[MemberRow]) {
+        presence::show(&self.inner, connection, row, members).await;
+    }
+
+    /// The same for one that comes back to conversations it has joined before.
+    pub async fn show_presence_again(&self, connection: &dyn Subscriber, conversations: &[ConversationId]) {
+        for conversation in conversations {
+            presence::snapshot(&self.inner, connection, *conversation).await;
+        }
     }
 
     /// A client's hint about its own presence (`user_online`); ignored from who has no connection.

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use haggle_model::{ConversationId, ConversationKind, Millis, UserId};
-use haggle_store::{ConversationRow, InboxQuery};
+use haggle_model::{ConversationId, Millis, UserId};
+use haggle_store::{ConversationRow, MemberRow};
 use parking_lot::Mutex;
 
 use crate::{
@@ -46,61 +46,55 @@ pub(crate) async fn went(engine: Arc<Inner>, user: UserId) {
 
 /// Tells everybody who has joined a conversation with the user.
 pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_seen: Option<Millis>) {
-    let query = InboxQuery {
-        archived: None,
-        before: None,
-        limit: CONVERSATIONS_MAX,
+    let Ok(companions) = engine.store.companions(user, CONVERSATIONS_MAX, PARTICIPANTS_MAX).await else {
+        return;
     };
-    let Ok(rows) = engine.store.inbox(user, query).await else { return };
     let push = Push::new(What::Presence {
         user: user.clone(),
         online,
         last_seen,
     });
     let mut told: HashSet<String> = HashSet::new();
-    let has_sockets = engine.hub.sockets().is_some();
-    let (mut contacts, mut shared) = (HashSet::new(), Vec::new());
-    let shows = |row: &ConversationRow| row.kind() != ConversationKind::Broadcast && row.blocked_by.is_empty();
-    for row in rows.iter().filter(|row| shows(&row.conversation)) {
-        let id = row.conversation.id;
-        let Ok(members) = engine.store.members(id, None, PARTICIPANTS_MAX).await else {
-            return;
-        };
-        shared.push(id);
-        for member in members.iter().filter(|member| member.left_seq.is_none() && member.user != *user) {
-            if has_sockets {
-                contacts.insert(member.user.clone());
-            }
-            engine.hub.each(&member.user, |connection| {
-                if connection.subscribed(id) && told.insert(connection.id().to_owned()) {
+    for (id, members) in &companions {
+        for member in members {
+            engine.hub.each(member, |connection| {
+                if connection.subscribed(*id) && told.insert(connection.id().to_owned()) {
                     connection.offer(&push);
                 }
             });
         }
     }
-    let contacts: Vec<UserId> = contacts.into_iter().collect();
-    engine.hub.tell_sockets(&push, Recipients::Users(&contacts, &shared));
+    if engine.hub.sockets().is_some() {
+        let shared: Vec<ConversationId> = companions.iter().map(|(id, _)| *id).collect();
+        let contacts: HashSet<UserId> = companions.into_iter().flat_map(|(_, members)| members).collect();
+        let contacts: Vec<UserId> = contacts.into_iter().collect();
+        engine.hub.tell_sockets(&push, Recipients::Users(&contacts, &shared));
+    }
 }
 
-/// Shows a connection that has joined a conversation who of the others is online.
-pub(crate) async fn snapshot(engine: Arc<Inner>, connection: Arc<dyn Subscriber>, conversation: ConversationId) {
+/// Shows a connection that has come back to a conversation who of the others is online.
+pub(crate) async fn snapshot(engine: &Inner, connection: &dyn Subscriber, conversation: ConversationId) {
     let Ok(Some(row)) = engine.store.conversation(conversation).await else {
         return;
     };
+    if let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await {
+        show(engine, connection, &row, &members).await;
+    }
+}
+
+/// The same where the conversation and its members are known.
+pub(crate) async fn show(engine: &Inner, connection: &dyn Subscriber, row: &ConversationRow, members: &[MemberRow]) {
     if !row.blocked_by.is_empty() {
         return;
     }
-    let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await else {
-        return;
-    };
-    for member in members
-        .into_iter()
-        .filter(|member| member.left_seq.is_none() && member.user != *connection.user())
-    {
-        let online = engine.hub.online(&member.user);
-        let last_seen = if online { None } else { last_seen(&engine, &member.user).await };
+    let others = members
+        .iter()
+        .filter(|member| member.left_seq.is_none() && member.user != *connection.user());
+    for MemberRow { user, .. } in others.take(PARTICIPANTS_MAX) {
+        let online = engine.hub.online(user);
+        let last_seen = if online { None } else { last_seen(engine, user).await };
         connection.offer(&Push::new(What::Presence {
-            user: member.user,
+            user: user.clone(),
             online,
             last_seen,
         }));

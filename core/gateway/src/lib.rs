@@ -5,6 +5,7 @@
 
 pub mod auth;
 pub mod decode;
+mod eager;
 pub mod http;
 pub mod metrics;
 pub mod origin;

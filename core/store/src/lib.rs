@@ -341,6 +341,12 @@ pub struct NotificationRow {
     pub updated_at: Millis,
 }
 
+/// The present ones among them, without the user.
+fn present_but(user: &UserId, members: Vec<MemberRow>) -> Vec<UserId> {
+    let others = members.into_iter().filter(|member| member.left_seq.is_none() && member.user != *user);
+    others.map(|member| member.user).collect()
+}
+
 /// Members that one read brings when a conversation is loaded.
 const MEMBERS_LOADED_AT_ONCE: usize = 500;
 
@@ -475,6 +481,29 @@ pub trait Views: Send + Sync {
     /// One row of that list, hidden or not, present member or not. In a broadcast everybody has a place
     /// ([`MemberRow::of_reader`]).
     async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError>;
+
+    /// Who is told that the user came or went: of the `conversations_max` newest in the user's list, the present members among the
+    /// first `members_max`, without the user. Broadcasts have no members, and where somebody blocks the other nobody is told.
+    async fn companions(
+        &self,
+        user: &UserId,
+        conversations_max: usize,
+        members_max: usize,
+    ) -> Result<Vec<(ConversationId, Vec<UserId>)>, StoreError> {
+        let newest = InboxQuery {
+            limit: conversations_max,
+            ..InboxQuery::default()
+        };
+        let mut companions = Vec::new();
+        for row in self.inbox(user, newest).await? {
+            let InboxRow { conversation, .. } = row;
+            if conversation.kind() != ConversationKind::Broadcast && conversation.blocked_by.is_empty() {
+                let members = self.members(conversation.id, None, members_max).await?;
+                companions.push((conversation.id, present_but(user, members)));
+            }
+        }
+        Ok(companions)
+    }
 
     /// A key of plugin kv; the scope is the conversation (an [`Address::Kv`] part for global kv). Expired keys are returned too.
     async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError>;

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Weak};
 
 use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, What};
-use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, Seq, UserId};
+use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, UserId};
+use haggle_store::ConversationRow;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::{
     decode::{self, DecodeError, MessageBody},
+    eager,
     resource::{ConversationContext, ConversationResource},
 };
 
@@ -135,7 +137,10 @@ impl Chat {
         let event = CLIENT_EVENTS.iter().find(|(known, _)| *known == name);
         let begun = match event.map(|(_, event)| *event) {
             Some(ClientEvent::Join) => match Box::pin(self.join(json)).await {
-                Ok(head) => return self.answer(ack, Ok(format!(r#"{{"seq":{head}}}"#))),
+                Ok(row) => {
+                    self.answer(ack, Ok(format!(r#"{{"seq":{}}}"#, row.head)));
+                    return self.show_presence(row);
+                }
                 Err(refusal) => Err(refusal),
             },
             Some(ClientEvent::Leave) => self.leave(json),
@@ -160,8 +165,8 @@ impl Chat {
         encode::answer(&self.place.session(), self.namespace(), ack, result.map(write));
     }
 
-    /// Returns the seq of the last event: what comes after it is pushed.
-    async fn join(self: &Arc<Self>, json: &str) -> Result<Seq, Refusal> {
+    /// What comes after the conversation's head is pushed.
+    async fn join(&self, json: &str) -> Result<ConversationRow, Refusal> {
         let conversation = conversation_of(json)?;
         let engine = &self.place.gateway.engine;
         let (row, member) = engine.authorize_read(&self.actor(), conversation).await?;
@@ -169,8 +174,18 @@ impl Chat {
             return Err(Refusal::forbidden("only participants can join"));
         }
         self.place.join(conversation)?;
-        engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
-        Ok(row.head)
+        Ok(row)
+    }
+
+    /// Shows who of the others is there.
+    fn show_presence(self: &Arc<Self>, row: ConversationRow) {
+        let chat = self.clone();
+        eager::spawn(async move {
+            let engine = &chat.place.gateway.engine;
+            if let Ok(members) = engine.store().members(row.id, None, PARTICIPANTS_SHOWN).await {
+                engine.show_presence(&*chat, &row, &members).await;
+            }
+        });
     }
 
     fn leave(&self, json: &str) -> Result<Begun, Refusal> {
@@ -364,9 +379,8 @@ impl Seated for Chat {
 
     /// Asks who is there in the conversations that were joined.
     fn is_back(self: Arc<Self>) {
-        for conversation in self.place.joined() {
-            self.place.gateway.engine.joined(&(self.clone() as Arc<dyn Subscriber>), conversation);
-        }
+        let joined: Vec<ConversationId> = self.place.joined().into_iter().collect();
+        eager::spawn(async move { self.place.gateway.engine.show_presence_again(&*self, &joined).await });
     }
 
     fn is_over(self: Arc<Self>, reason: Reason) {

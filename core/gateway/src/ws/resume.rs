@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use haggle_engine::{Actor, Refusal, Subscriber};
+use haggle_engine::{Actor, Refusal};
 use haggle_model::{ConversationId, ConversationKind, MarkChange, Seq, UserId};
 use haggle_store::{ConversationRow, InboxQuery, MemberRow, StoreError};
 
@@ -99,27 +99,54 @@ pub(super) async fn answer_subscribe(socket: Arc<Socket>, actor: Actor, subscrip
 async fn subscribe(socket: &Arc<Socket>, actor: &Actor, subscription: Registered, id: Option<&Id>) -> Result<(), Refusal> {
     let conversation = subscription.conversation;
     let readable = readable(socket, actor, conversation).await;
-    let (row, member) = readable.inspect_err(|_| socket.abandon(conversation, subscription.generation))?;
-    let gateway = &socket.gateway;
-    gateway.engine.joined(&(socket.clone() as Arc<dyn Subscriber>), conversation);
+    let Readable { row, member, unread } = readable.inspect_err(|_| socket.abandon(conversation, subscription.generation))?;
     if let Some(id) = id.filter(|id| **id != Id::None) {
-        let head = gateway.engine.head_now(conversation, &actor.user).await.ok().flatten();
-        let unread = head.map(|head| head.unread);
         socket.control(|out| encode::subscribed(out, id, conversation, row.head, unread));
     }
-    if marks(socket, subscription, &row, member.as_ref()).await.is_ok() {
+    let members = first_members(socket, &row).await;
+    socket.gateway.engine.show_presence(&**socket, &row, &members).await;
+    if marks(socket, subscription, &row, member.as_ref(), members).await.is_ok() {
         replay(socket, subscription, row.kind(), row.head).await;
     }
     Ok(())
 }
 
+/// A conversation whose live events somebody gets.
+struct Readable {
+    row: ConversationRow,
+    /// The user's place; none in its own stream.
+    member: Option<MemberRow>,
+    unread: Option<u32>,
+}
+
 /// The conversation for who gets its live events: participants (of a broadcast that is everybody), and the own stream.
-async fn readable(socket: &Socket, actor: &Actor, conversation: ConversationId) -> Result<(ConversationRow, Option<MemberRow>), Refusal> {
-    let (row, member) = socket.gateway.engine.authorize_read(actor, conversation).await?;
+async fn readable(socket: &Socket, actor: &Actor, conversation: ConversationId) -> Result<Readable, Refusal> {
+    let engine = &socket.gateway.engine;
+    let place = engine.inbox_row(&actor.user, conversation).await?;
+    if let Some(place) = place.filter(|place| place.member.left_seq.is_none()) {
+        return Ok(Readable {
+            row: place.conversation,
+            member: Some(place.member),
+            unread: Some(place.unread),
+        });
+    }
+    let (row, member) = engine.authorize_read(actor, conversation).await?;
     if member.is_none() && row.kind() != ConversationKind::Personal {
         return Err(Refusal::forbidden("only participants can subscribe; read this conversation by REST"));
     }
-    Ok((row, member))
+    Ok(Readable { row, member, unread: None })
+}
+
+/// The first members by id. None, with a warning, where the store cannot be read: what they are wanted for can be dropped.
+async fn first_members(socket: &Socket, row: &ConversationRow) -> Vec<MemberRow> {
+    if matches!(row.kind(), ConversationKind::Personal | ConversationKind::Broadcast) {
+        return Vec::new();
+    }
+    let members = socket.gateway.engine.store().members(row.id, None, PAGE_MEMBERS).await;
+    members.unwrap_or_else(|error| {
+        tracing::warn!(%error, "marks and presence are not sent since the store cannot be read");
+        Vec::new()
+    })
 }
 
 /// Replays what the client missed and goes live, or tells a gap.
@@ -193,8 +220,14 @@ async fn page(socket: &Socket, subscription: Registered, kind: ConversationKind,
     Ok(rows.last().map(|row| row.seq))
 }
 
-/// Sends the marks as they stand: of everybody where everybody sees them, else the user's own.
-async fn marks(socket: &Socket, subscription: Registered, row: &ConversationRow, member: Option<&MemberRow>) -> Result<(), Ended> {
+/// Sends the marks as they stand: of everybody where everybody sees them, else the user's own. `members` are the first ones.
+async fn marks(
+    socket: &Socket,
+    subscription: Registered,
+    row: &ConversationRow,
+    member: Option<&MemberRow>,
+    mut members: Vec<MemberRow>,
+) -> Result<(), Ended> {
     let shared_max = socket.gateway.engine.limits().shared_marks_participants_max;
     if row.kind() == ConversationKind::Personal {
         return Ok(());
@@ -205,22 +238,20 @@ async fn marks(socket: &Socket, subscription: Registered, row: &ConversationRow,
             None => Ok(()),
         };
     }
-    let mut after: Option<UserId> = None;
     loop {
-        let members = match socket.gateway.engine.store().members(row.id, after.as_ref(), PAGE_MEMBERS).await {
+        for member in members.iter().filter(|member| member.left_seq.is_none()) {
+            send_mark(socket, subscription, &member.user, &member.mark).await?;
+        }
+        let Some(last) = members.last().filter(|_| members.len() == PAGE_MEMBERS) else {
+            return Ok(());
+        };
+        members = match socket.gateway.engine.store().members(row.id, Some(&last.user), PAGE_MEMBERS).await {
             Ok(members) => members,
             Err(error) => {
                 tracing::warn!(%error, "marks are not sent since the store cannot be read");
                 return Ok(());
             }
         };
-        for member in members.iter().filter(|member| member.left_seq.is_none()) {
-            send_mark(socket, subscription, &member.user, &member.mark).await?;
-        }
-        match members.last() {
-            Some(last) if members.len() == PAGE_MEMBERS => after = Some(last.user.clone()),
-            _ => return Ok(()),
-        }
     }
 }
 
@@ -242,7 +273,8 @@ pub(super) async fn resend_marks(socket: Arc<Socket>, actor: Actor, conversation
                 generation,
                 since: None,
             };
-            if marks(&socket, subscription, &row, member.as_ref()).await.is_err() {
+            let members = first_members(&socket, &row).await;
+            if marks(&socket, subscription, &row, member.as_ref(), members).await.is_err() {
                 continue;
             }
         }

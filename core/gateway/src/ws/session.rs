@@ -14,7 +14,7 @@ use super::{
     resume::{self, Login, LoginError, Registered},
     socket::Socket,
 };
-use crate::{AuthError, Gateway, Identity, metrics::AUTH_FAILURES, settings::WsSettings};
+use crate::{AuthError, Gateway, Identity, eager, metrics::AUTH_FAILURES, settings::WsSettings};
 
 /// Failed logins of one connection.
 const LOGIN_ATTEMPTS_MAX: u8 = 3;
@@ -340,7 +340,7 @@ impl Session {
             generation,
             since: frame.since,
         };
-        tokio::spawn(resume::answer_subscribe(
+        eager::spawn(resume::answer_subscribe(
             self.socket.clone(),
             actor.clone(),
             subscription,
@@ -468,7 +468,7 @@ impl Session {
             )
         });
         if own.is_some() || !cursors.is_empty() {
-            tokio::spawn(resume::start(self.socket.clone(), actor, own, cursors));
+            eager::spawn(resume::start(self.socket.clone(), actor, own, cursors));
         }
     }
 

@@ -58,6 +58,7 @@ macro_rules! decorate {
             broadcasts(limit: usize) -> Vec<ConversationId>;
             inbox(user: &UserId, query: $crate::InboxQuery) -> Vec<$crate::InboxRow>;
             inbox_row(user: &UserId, id: ConversationId) -> Option<$crate::InboxRow>;
+            companions(user: &UserId, conversations_max: usize, members_max: usize) -> Vec<(ConversationId, Vec<UserId>)>;
             kv_get(scope: ConversationId, plugin: &PluginId, key: &str) -> Option<$crate::KvRow>;
             kv_list(scope: ConversationId, plugin: &PluginId, prefix: &str, after: Option<&str>, limit: usize) -> Vec<$crate::KvRow>;
             reservation(scope: ConversationId, plugin: &PluginId, key: &str) -> Option<ReservationState>;

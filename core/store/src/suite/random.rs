@@ -96,6 +96,7 @@ impl Pair {
         let user = &self.history.users[random.below(self.history.users.len())];
         same!(self, conversation(id));
         same!(self, head(id));
+        same!(self, load(id, super::START, limit));
         same!(self, members(id, None::<&UserId>, usize::MAX));
         same!(self, members(id, Some(user), limit));
         same!(self, member(id, user));
@@ -133,6 +134,8 @@ impl Pair {
         let limit = 1 + random.below(5);
         same!(self, user(user));
         same!(self, blocks(user));
+        same!(self, companions(user, usize::MAX, usize::MAX));
+        same!(self, companions(user, limit, limit));
         same!(self, notifications(user, None::<Seq>, false, usize::MAX));
         same!(self, notifications(user, Some(seq), true, limit));
         same!(self, notification(user, seq));

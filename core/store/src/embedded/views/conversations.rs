@@ -11,6 +11,7 @@ use crate::{
         row::MESSAGE_CREATED,
         schema::{conversation, key},
     },
+    present_but,
 };
 
 const MEMBER: &str = "user, role, joined_seq, joined_at, left_seq, delivered_seq, read_seq, read_n, own";
@@ -130,6 +131,33 @@ impl Snapshot<'_> {
 
     pub(super) fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let owner = self.owner(user)?;
+        let listed = self.listed(user, owner, query)?;
+        listed.into_iter().filter_map(|id| self.row_of(user, owner, id).transpose()).collect()
+    }
+
+    pub(super) fn companions(
+        &self,
+        user: &UserId,
+        conversations_max: usize,
+        members_max: usize,
+    ) -> Result<Vec<(ConversationId, Vec<UserId>)>, StoreError> {
+        let newest = InboxQuery {
+            limit: conversations_max,
+            ..InboxQuery::default()
+        };
+        let quiet = "SELECT EXISTS (SELECT 1 FROM conversations WHERE conversation = ?1 AND kind = 3)
+            OR EXISTS (SELECT 1 FROM conversation_blocks WHERE conversation = ?1)";
+        let mut companions = Vec::new();
+        for id in self.listed(user, self.owner(user)?, newest)? {
+            if !self.one(quiet, [key(id)], |row| row.get(0))?.unwrap_or(true) {
+                companions.push((id, present_but(user, self.members(id, None, members_max)?)));
+            }
+        }
+        Ok(companions)
+    }
+
+    /// The keys of the conversations in the user's list.
+    fn listed(&self, user: &UserId, owner: ConversationId, query: InboxQuery) -> Result<Vec<ConversationId>, StoreError> {
         // 3 is a broadcast.
         let sql = "WITH own AS (
                 SELECT m.conversation, c.created_at FROM members m JOIN conversations c USING (conversation)
@@ -150,10 +178,7 @@ impl Snapshot<'_> {
             .collect();
         places.sort_unstable_by(|a, b| b.cmp(a));
         places.truncate(query.limit);
-        places
-            .into_iter()
-            .filter_map(|(_, id)| self.row_of(user, owner, id).transpose())
-            .collect()
+        Ok(places.into_iter().map(|(_, id)| id).collect())
     }
 
     pub(super) fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {

@@ -128,6 +128,26 @@ impl EmbeddedStore {
         }
     }
 
+    /// Answers a question about all conversations of a user. Asked at every login; most users are in a handful, and then it is a
+    /// question about few rows.
+    async fn list<T: Send + 'static>(
+        &self,
+        user: &UserId,
+        answer: impl Fn(&Snapshot<'_>, &UserId) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let few = |views: &Snapshot<'_>| match views.is_in_few(user, POINT_CONVERSATIONS_MAX)? {
+            true => answer(views, user).map(Some),
+            false => Ok(None),
+        };
+        if let Ok(answered) = self.shared.answer_now(None, few)
+            && let Some(rows) = answered?
+        {
+            return Ok(rows);
+        }
+        let user = user.clone();
+        self.answer(None, move |views| answer(views, &user)).await
+    }
+
     async fn answer<T: Send + 'static>(
         &self,
         of: About,
@@ -216,18 +236,17 @@ impl Views for EmbeddedStore {
     }
 
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
-        // Asked at every login; most users are in a handful of conversations.
-        let few = |views: &Snapshot<'_>| match views.is_in_few(user, POINT_CONVERSATIONS_MAX)? {
-            true => views.inbox(user, query).map(Some),
-            false => Ok(None),
-        };
-        if let Ok(answered) = self.shared.answer_now(None, few)
-            && let Some(rows) = answered?
-        {
-            return Ok(rows);
-        }
-        let user = user.clone();
-        self.answer(None, move |views| views.inbox(&user, query)).await
+        self.list(user, move |views, user| views.inbox(user, query)).await
+    }
+
+    async fn companions(
+        &self,
+        user: &UserId,
+        conversations_max: usize,
+        members_max: usize,
+    ) -> Result<Vec<(ConversationId, Vec<UserId>)>, StoreError> {
+        self.list(user, move |views, user| views.companions(user, conversations_max, members_max))
+            .await
     }
 
     async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
