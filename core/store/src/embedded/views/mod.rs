@@ -6,8 +6,10 @@ mod messages;
 mod personal;
 mod plugins;
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use haggle_model::{CommandId, ConversationId, KeyRing, KvChange, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId};
+use haggle_model::{Address, CommandId, ConversationId, KeyRing, KvChange, MessageId, Millis, PluginId, ReservationState, Seq, Shard, UserId};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{
@@ -128,6 +130,26 @@ impl EmbeddedStore {
         }
     }
 
+    /// Answers a question about few rows that the entries of the user's personal conversation alone decide; it is given its key.
+    async fn of_user<T: Send + 'static>(
+        &self,
+        user: &UserId,
+        answer: impl Fn(&Snapshot<'_>, ConversationId) -> Result<T, StoreError> + Send + Sync + 'static,
+    ) -> Result<T, StoreError> {
+        let (user, first) = (user.clone(), self.shared.keys.key(&Address::Personal(user.clone())));
+        let answer = Arc::new(move |views: &Snapshot<'_>, wanted: Option<ConversationId>| {
+            let owner = views.owner(&user)?;
+            wanted.is_none_or(|wanted| wanted == owner).then(|| answer(views, owner)).transpose()
+        });
+        let own = answer.clone();
+        if let Some(answered) = self.point(Some(first), move |views| own(views, Some(first))).await? {
+            return Ok(answered);
+        }
+        // A stranger has its key: which conversation is the user's may be about to change.
+        let answered = self.answer(None, move |views| answer(views, None)).await?;
+        Ok(answered.expect("any key is right"))
+    }
+
     /// Answers a question about all conversations of a user. Asked at every login; most users are in a handful, and then it is a
     /// question about few rows.
     async fn list<T: Send + 'static>(
@@ -227,8 +249,7 @@ impl Views for EmbeddedStore {
     }
 
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
-        let user = user.clone();
-        self.point(None, move |views| views.personal(views.owner(&user)?, id)).await
+        self.of_user(user, move |views, owner| views.personal(owner, id)).await
     }
 
     async fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError> {
@@ -291,8 +312,8 @@ impl Views for EmbeddedStore {
     }
 
     async fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
-        let user = user.clone();
-        self.point(None, move |views| views.user(&user)).await
+        let id = user.clone();
+        self.of_user(user, move |views, owner| views.user(owner, &id)).await
     }
 
     async fn blocks(&self, user: &UserId) -> Result<Vec<UserId>, StoreError> {
@@ -307,13 +328,11 @@ impl Views for EmbeddedStore {
     }
 
     async fn notification(&self, user: &UserId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
-        let user = user.clone();
-        self.point(None, move |views| views.notification(&user, seq)).await
+        self.of_user(user, move |views, owner| views.notification(owner, seq)).await
     }
 
     async fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
-        let user = user.clone();
-        self.answer(None, move |views| views.notifications_unread(&user)).await
+        self.of_user(user, move |views, owner| views.notifications_unread(owner)).await
     }
 
     async fn rebuild_views(&self) -> Result<(), StoreError> {

@@ -45,11 +45,9 @@ impl Snapshot<'_> {
         }
     }
 
-    pub(super) fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
+    pub(super) fn user(&self, owner: ConversationId, user: &UserId) -> Result<Option<UserRow>, StoreError> {
         let sql = "SELECT profile, created_at, updated_at FROM profiles WHERE owner = ?1";
-        let found = self.one(sql, [key(self.owner(user)?)], |row| {
-            Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?))
-        })?;
+        let found = self.one(sql, [key(owner)], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get(1)?, row.get(2)?)))?;
         found
             .map(|(profile, created_at, updated_at)| {
                 Ok(UserRow {
@@ -92,8 +90,7 @@ impl Snapshot<'_> {
         places.into_iter().map(|place| self.notification_row(owner, place)).collect()
     }
 
-    pub(super) fn notification(&self, user: &UserId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
-        let owner = self.owner(user)?;
+    pub(super) fn notification(&self, owner: ConversationId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
         let sql = "SELECT v.seq, e.pos, v.state, v.updated_at FROM notifications v JOIN entries e ON e.conversation = v.owner AND e.seq = v.seq
             WHERE v.owner = ?1 AND v.seq = ?2";
         self.one(sql, (key(owner), seq), place)?
@@ -101,9 +98,9 @@ impl Snapshot<'_> {
             .transpose()
     }
 
-    pub(super) fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
+    pub(super) fn notifications_unread(&self, owner: ConversationId) -> Result<u32, StoreError> {
         let sql = "SELECT count(*) FROM notifications INDEXED BY notifications_unread WHERE owner = ?1 AND state = 0";
-        Ok(self.one(sql, [key(self.owner(user)?)], |row| row.get(0))?.unwrap_or_default())
+        Ok(self.one(sql, [key(owner)], |row| row.get(0))?.unwrap_or_default())
     }
 
     fn notification_row(&self, owner: ConversationId, place: Place) -> Result<NotificationRow, StoreError> {
