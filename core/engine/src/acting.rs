@@ -126,7 +126,7 @@ impl ClientCalls for Acting {
     }
 
     async fn open_context(&self, new: NewConversation) -> Result<Outcome, Refusal> {
-        self.engine.admit(self.me()?)?;
+        self.engine.admit(self.me()?, false)?;
         let owner = Actor {
             session: self.actor.session.clone(),
             dialect: self.actor.dialect.clone(),

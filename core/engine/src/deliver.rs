@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_model::{Address, CommandId, Content, ConversationId, Entry, ErrorCode, Event, PluginId, UserId};
+use haggle_model::{Address, CommandId, Content, ConversationId, Entry, ErrorCode, Event, MessageId, PluginId, UserId};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// How often a handler outside the turn runs again because what it read has changed.
-const RUNS_MAX: u32 = 3;
+pub(crate) const RUNS_MAX: u32 = 3;
 
 fn channel() -> (Reply, oneshot::Receiver<Result<Outcome, Refusal>>) {
     let (done, answer) = oneshot::channel();
@@ -58,6 +58,15 @@ impl Work for PersonalWork {
             Ok(Some(outcome)) => return turn.conversation.answer(reply, Ok(outcome)),
             Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
         }
+        match is_muted(&turn, &to, &event).await {
+            Ok(false) => {}
+            Ok(true) => {
+                return turn
+                    .conversation
+                    .answer(reply, Ok(Outcome::nothing(turn.conversation.id, turn.engine.clock.now())));
+            }
+            Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
+        }
         let mut transaction = Transaction::of(Item::new(&UserId::from(""), event));
         if turn.conversation.with_state(|state| state.row.is_none()) {
             open_first(&to, &mut transaction);
@@ -68,6 +77,21 @@ impl Work for PersonalWork {
     fn refuse(self, refusal: Refusal) {
         (self.reply)(Err(refusal));
     }
+}
+
+/// A notification about a message of a conversation from which its user wants none now.
+async fn is_muted(turn: &Turn, to: &Address, event: &Event) -> Result<bool, Refusal> {
+    let (Address::Personal(user), Event::Notified(notification)) = (to, event) else {
+        return Ok(false);
+    };
+    let Some(MessageId { conversation, .. }) = notification.message else {
+        return Ok(false);
+    };
+    let until = match turn.conversation.with_state(|state| state.staged_mute(conversation)) {
+        Some(until) => until,
+        None => turn.engine.store.personal(user, conversation).await?.muted_until,
+    };
+    Ok(until.is_some_and(|until| until > turn.engine.clock.now()))
 }
 
 fn stage(turn: &Turn, transaction: Transaction, id: CommandId, reply: Reply) -> bool {

@@ -14,7 +14,8 @@ use crate::{
     acting::Acting,
     clock::Clock,
     conversation::{Conversation, unavailable},
-    deliver, feeds,
+    deliver::{self, RUNS_MAX},
+    feeds,
     feeds::Feeds,
     hub::{Edge, Hub, Push, Subscriber},
     inner::Inner,
@@ -614,7 +615,6 @@ impl Handler {
 
 /// Runs a handler of a plugin outside any turn and commits what it writes in the plugin's own conversation.
 pub(crate) async fn outside(engine: &Arc<Inner>, plugin: &PluginId, asked: Asked, handler: Handler) -> Result<Answered, Refusal> {
-    const RUNS_MAX: u32 = 3;
     let address = Address::Plugin(plugin.clone());
     let conversation = engine.warmed(&address).await?;
     let plan = engine.hooks.plan();

@@ -338,14 +338,7 @@ async fn stage_as(
 /// Waits until everything staged in the part is durable.
 async fn durable(part: &Arc<Conversation>) -> Result<(), Refusal> {
     let (done, committed) = oneshot::channel::<Result<Outcome, Refusal>>();
-    let nothing = Outcome {
-        conversation: part.id,
-        seq: 0,
-        at: 0,
-        duplicate: false,
-        existed: true,
-        answer: None,
-    };
+    let nothing = Outcome::nothing(part.id, 0);
     part.answer(Box::new(move |answer| drop(done.send(answer))), Ok(nothing));
     committed.await.map_err(|_| unavailable())?.map(drop)
 }

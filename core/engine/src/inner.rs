@@ -34,8 +34,10 @@ use crate::{
     warm::{self, Warm},
 };
 
-/// How often a key is probed when strangers stand at it.
-const PROBES_MAX: u32 = 8;
+/// How many other keys an address is tried under when strangers have its own.
+pub(crate) const PROBES_MAX: u32 = 8;
+/// Users who are known to have a profile; with more, all are looked up again.
+const USERS_SEEN_MAX: usize = 100_000;
 
 pub(crate) struct Inner {
     pub store: SharedStore,
@@ -80,12 +82,16 @@ impl Inner {
         CommandId(id)
     }
 
-    /// Whether the actor may do something now.
-    pub fn admit(&self, actor: &Actor) -> Result<(), Refusal> {
+    /// Whether the actor may do something now; with `sends` it is a message.
+    pub fn admit(&self, actor: &Actor, sends: bool) -> Result<(), Refusal> {
         if self.closing.is_cancelled() {
             return Err(unavailable());
         }
-        if actor.is_limited() { self.rates.take(&actor.user) } else { Ok(()) }
+        if actor.is_limited() {
+            self.rates.take(&actor.user, sends)
+        } else {
+            Ok(())
+        }
     }
 
     /// Gives `work` its turn: at once when the turn is free, else a place in the queue.
@@ -220,7 +226,11 @@ impl Inner {
             pipeline::submit(self, Request::new(Actor::server(), command), reply);
             answer.await.map_err(|_| unavailable())??;
         }
-        self.users_seen.pin().insert(user.clone());
+        let seen = self.users_seen.pin();
+        if seen.len() >= USERS_SEEN_MAX {
+            seen.clear();
+        }
+        seen.insert(user.clone());
         Ok(())
     }
 

@@ -12,6 +12,7 @@ mod commands_seen;
 mod conversation;
 mod crons;
 mod deliver;
+mod digest;
 mod engine;
 mod feeds;
 mod global_kv;

@@ -38,12 +38,25 @@ pub(crate) fn mark(
     read: Option<Seq>,
     reply: Option<Reply>,
 ) {
-    if let Err(refusal) = engine.admit(actor) {
+    if let Err(refusal) = engine.admit(actor, false) {
+        engine.metrics.refused(refusal.code);
         if let Some(reply) = reply {
             reply(Err(refusal));
         }
         return;
     }
+    move_to(engine, actor, conversation, delivered, read, reply);
+}
+
+/// The same for what was admitted already.
+pub(crate) fn move_to(
+    engine: &Arc<Inner>,
+    actor: &Actor,
+    conversation: ConversationId,
+    delivered: Option<Seq>,
+    read: Option<Seq>,
+    reply: Option<Reply>,
+) {
     let wish = Wish { delivered, read };
     if reply.is_none() {
         let mut waiting = engine.marks.0.lock();
@@ -227,14 +240,7 @@ async fn read_number(
 
 fn unchanged(engine: &Inner, conversation: &Arc<Conversation>, reply: Option<Reply>) {
     let Some(reply) = reply else { return };
-    let outcome = Outcome {
-        conversation: conversation.id,
-        seq: 0,
-        at: engine.clock.now(),
-        duplicate: false,
-        existed: true,
-        answer: None,
-    };
+    let outcome = Outcome::nothing(conversation.id, engine.clock.now());
     conversation.answer(reply, Ok(outcome));
 }
 

@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, Event, MessageId,
-    Millis, Outgoing, OutgoingItem, PluginId, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX, Seq, UserId,
+    Millis, Outgoing, OutgoingItem, PluginId, Profile, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX, Seq, UserId,
 };
 use haggle_store::{BROADCASTS_MAX, CommandRow, ConversationRow, MessageRow};
-use twox_hash::XxHash3_64;
 
 use crate::{
     Actor, BUILT_IN_KINDS, Command, Inner, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Reply, Request, To,
     commands_seen::Seen,
     conversation::{Turn, Work},
+    digest::digest,
+    inner::PROBES_MAX,
     marks,
     ports::{Call, ConversationDraft, Draft, Facts, Hook, Op, ParticipantChange, Plan, ReactionChange},
     scope::{self, HandlerScope, content_of},
@@ -22,8 +23,8 @@ use crate::{
     transaction::{Item, Stamp, Transaction},
 };
 
-/// How many other keys an address is tried under when strangers have its own.
-const PROBES_MAX: u32 = 8;
+/// Bytes of a message's kind.
+const KIND_BYTES_MAX: usize = 64;
 
 /// Takes the command's place in its conversation's queue, at once; where nothing waits it is staged before this returns.
 pub(crate) fn submit(engine: &Arc<Inner>, request: Request, reply: Reply) {
@@ -37,7 +38,8 @@ pub(crate) fn submit_as(engine: &Arc<Inner>, request: Request, id: CommandId, re
 
 fn submit_known(engine: &Arc<Inner>, request: Request, id: Option<CommandId>, reply: Reply) {
     engine.metrics.commands.increment(1);
-    if let Err(refusal) = engine.admit(&request.actor).and_then(|()| check_request(engine, &request)) {
+    let sends = matches!(request.command, Command::Send { .. });
+    if let Err(refusal) = engine.admit(&request.actor, sends).and_then(|()| check_request(engine, &request)) {
         engine.metrics.refused(refusal.code);
         return reply(Err(refusal));
     }
@@ -235,13 +237,21 @@ fn check_user(engine: &Inner, me: &UserId, other: &UserId) -> Result<(), Refusal
 }
 
 fn check_message(engine: &Inner, message: &NewMessage) -> Result<(), Refusal> {
-    if message.kind.is_empty() || message.kind == "system" || message.kind.len() > 64 {
-        return Err(Refusal::bad("/type", format!("{:?} is not a type that users send", message.kind)));
+    check_kind(&message.kind)?;
+    if message.kind == "system" {
+        return Err(Refusal::bad("/type", "\"system\" is not a type that users send"));
     }
     if message.text.is_empty() && message.metadata.is_none() {
         return Err(Refusal::bad("/content", "a message needs content or metadata"));
     }
     check_text(engine, Some(&message.text), message.metadata.as_deref())
+}
+
+pub(crate) fn check_kind(kind: &str) -> Result<(), Refusal> {
+    if kind.is_empty() || kind.len() > KIND_BYTES_MAX {
+        return Err(Refusal::bad("/type", format!("a message's type has 1 to {KIND_BYTES_MAX} bytes")));
+    }
+    Ok(())
 }
 
 pub(crate) fn check_text(engine: &Inner, text: Option<&str>, metadata: Option<&str>) -> Result<(), Refusal> {
@@ -330,11 +340,20 @@ fn check_profile(engine: &Inner, actor: &Actor, user: &UserId, patch: &ProfilePa
     }
     check_size("/name", patch.name.as_deref().unwrap_or(""), engine.limits.name_bytes_max)?;
     check_size("/avatar", patch.avatar.as_deref().unwrap_or(""), engine.limits.name_bytes_max)?;
-    let json = patch.attributes.as_ref().map_or(0, String::len) + patch.preferences.as_ref().map_or(0, String::len);
-    if json > engine.limits.attributes_bytes_max {
+    Ok(())
+}
+
+fn check_json_of_profile(engine: &Inner, profile: &Profile) -> Result<(), Refusal> {
+    let json = [&profile.attributes, &profile.preferences]
+        .into_iter()
+        .flatten()
+        .map(String::len)
+        .sum::<usize>();
+    let max = engine.limits.attributes_bytes_max;
+    if json > max {
         return Err(Refusal::new(
             ErrorCode::TooLarge,
-            format!("{json} bytes, limits.attributes_bytes_max is {}", engine.limits.attributes_bytes_max),
+            format!("attributes and preferences of {json} bytes, limits.attributes_bytes_max is {max}"),
         ));
     }
     Ok(())
@@ -624,7 +643,7 @@ async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
         Command::Hide { conversation } => {
             let to_seq = must_be_in(context, *conversation).await?;
             // What is never shown again is not unread.
-            marks::mark(context.engine(), context.actor(), *conversation, None, Some(to_seq), Some(Box::new(drop)));
+            marks::move_to(context.engine(), context.actor(), *conversation, None, Some(to_seq), Some(Box::new(drop)));
             personal(
                 context,
                 Event::ConversationHidden {
@@ -1381,25 +1400,6 @@ async fn update_profile(context: &Context<'_>, user: &UserId, patch: &ProfilePat
     if !created && new == old {
         return Ok(Decided::UNCHANGED);
     }
+    check_json_of_profile(context.engine(), &new)?;
     personal(context, Event::ProfileUpdated(new))
-}
-
-/// A digest of what came in: the same id with another digest is a misuse. Kept in the log, so it never changes.
-fn digest(command: &Command) -> u64 {
-    let mut parts = Vec::with_capacity(512); // what most messages need
-    let mut put = |bytes: &[u8]| {
-        parts.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        parts.extend_from_slice(bytes);
-    };
-    match command {
-        Command::Send { message, .. } => {
-            put(message.kind.as_bytes());
-            put(message.text.as_bytes());
-            put(message.metadata.as_deref().unwrap_or("").as_bytes());
-            put(&message.reply_to.map_or([0; 4], |id| id.seq.to_be_bytes()));
-            put(message.forwarded_from.map(|id| id.to_string()).unwrap_or_default().as_bytes());
-        }
-        other => put(format!("{other:?}").as_bytes()),
-    }
-    XxHash3_64::oneshot(&parts)
 }

@@ -1,4 +1,4 @@
-//! How often one user may ask.
+//! How often one user may ask, and how many messages it may send in an hour.
 
 use std::{
     collections::HashMap,
@@ -13,13 +13,14 @@ use crate::Refusal;
 
 /// Users of one part are forgotten together.
 const PARTS: usize = 16;
-/// Above this many users in a part, those with a full budget are forgotten.
+/// Users of a part that are kept without a look at them.
 const PART_USERS_MAX: usize = 10_000;
 
 #[derive(Clone, Copy)]
 struct Budget {
     tokens: f64,
     at: Instant,
+    /// When the hour began, and the messages sent in it.
     hour: (Instant, u32),
 }
 
@@ -45,7 +46,22 @@ pub(crate) struct Rates {
     per_second: f64,
     burst: f64,
     per_hour: u32,
-    parts: [Mutex<HashMap<UserId, Budget, RandomState>>; PARTS],
+    parts: [Mutex<Part>; PARTS],
+}
+
+struct Part {
+    users: HashMap<UserId, Budget, RandomState>,
+    /// With more users, those whose budget is whole are forgotten.
+    looked_over_at: usize,
+}
+
+impl Default for Part {
+    fn default() -> Part {
+        Part {
+            users: HashMap::default(),
+            looked_over_at: PART_USERS_MAX,
+        }
+    }
 }
 
 impl Rates {
@@ -58,9 +74,9 @@ impl Rates {
         }
     }
 
-    /// One request of the user, if it may make one now.
-    pub fn take(&self, user: &UserId) -> Result<(), Refusal> {
-        self.take_at(user, Instant::now())
+    /// One request of the user, if it may make one now. Only one that `sends` a message counts for the hour.
+    pub fn take(&self, user: &UserId, sends: bool) -> Result<(), Refusal> {
+        self.take_at(user, sends, Instant::now())
     }
 
     /// What is left for the user now, of the budget that [`Rates::take`] takes from.
@@ -69,7 +85,7 @@ impl Rates {
     }
 
     fn left_at(&self, user: &UserId, now: Instant) -> Vec<Quota> {
-        let budget = self.parts[part_of(user)].lock().get(user).copied();
+        let budget = self.parts[part_of(user)].lock().users.get(user).copied();
         let tokens = budget.map_or(self.burst, |budget| self.tokens_at(&budget, now));
         let refilled_in = |tokens: f64| Duration::from_secs_f64((tokens / self.per_second).max(0.0));
         let mut left = vec![Quota {
@@ -92,26 +108,32 @@ impl Rates {
         left
     }
 
+    /// A user with such a budget may be forgotten.
+    fn is_whole(&self, budget: &Budget, now: Instant) -> bool {
+        let (since, used) = budget.hour;
+        self.tokens_at(budget, now) >= self.burst && (used == 0 || now.duration_since(since) >= HOUR)
+    }
+
     fn tokens_at(&self, budget: &Budget, now: Instant) -> f64 {
         let gained = now.duration_since(budget.at).as_secs_f64() * self.per_second;
         (budget.tokens + gained).min(self.burst)
     }
 
-    fn take_at(&self, user: &UserId, now: Instant) -> Result<(), Refusal> {
+    fn take_at(&self, user: &UserId, sends: bool, now: Instant) -> Result<(), Refusal> {
         let mut part = self.parts[part_of(user)].lock();
         // Only somebody new makes it larger; a look at everybody at every request would cost more than the request.
-        if part.len() > PART_USERS_MAX && !part.contains_key(user) {
-            let (per_second, burst) = (self.per_second, self.burst);
-            part.retain(|_, budget| budget.tokens + now.duration_since(budget.at).as_secs_f64() * per_second < burst || self.per_hour > 0);
+        if part.users.len() > part.looked_over_at && !part.users.contains_key(user) {
+            part.users.retain(|_, budget| !self.is_whole(budget, now));
+            part.looked_over_at = PART_USERS_MAX.max(2 * part.users.len());
         }
         let new = Budget {
             tokens: self.burst,
             at: now,
             hour: (now, 0),
         };
-        let budget = match part.get_mut(user) {
+        let budget = match part.users.get_mut(user) {
             Some(budget) => budget,
-            None => part.entry(user.clone()).or_insert(new),
+            None => part.users.entry(user.clone()).or_insert(new),
         };
         budget.tokens = self.tokens_at(budget, now);
         budget.at = now;
@@ -119,7 +141,7 @@ impl Rates {
             let wait = Duration::from_secs_f64((1.0 - budget.tokens) / self.per_second);
             return Err(limited("limits.rate_per_second", wait));
         }
-        if self.per_hour > 0 {
+        if sends && self.per_hour > 0 {
             if now.duration_since(budget.hour.0) >= HOUR {
                 budget.hour = (now, 0);
             }
@@ -157,12 +179,12 @@ mod tests {
             ..Limits::default()
         });
         let (user, now) = (UserId::from("ann"), Instant::now());
-        assert!((0..3).all(|_| rates.take_at(&user, now).is_ok()));
-        let refused = rates.take_at(&user, now).unwrap_err();
+        assert!((0..3).all(|_| rates.take_at(&user, true, now).is_ok()));
+        let refused = rates.take_at(&user, true, now).unwrap_err();
         assert_eq!(refused.code, ErrorCode::RateLimited);
         assert!(refused.retry_after.unwrap() <= Duration::from_millis(100));
-        assert!(rates.take_at(&user, now + Duration::from_millis(101)).is_ok());
-        assert!(rates.take_at(&UserId::from("bob"), now).is_ok(), "others have their own budget");
+        assert!(rates.take_at(&user, true, now + Duration::from_millis(101)).is_ok());
+        assert!(rates.take_at(&UserId::from("bob"), true, now).is_ok(), "others have their own budget");
     }
 
     #[test]
@@ -181,10 +203,10 @@ mod tests {
         };
         assert_eq!(left(Duration::ZERO), [(40, 4, 40, 0), (5, 3600, 5, 0)], "of who never asked");
         for _ in 0..5 {
-            rates.take_at(&user, now).unwrap();
+            rates.take_at(&user, true, now).unwrap();
         }
         assert_eq!(left(Duration::ZERO), [(40, 4, 35, 500), (5, 3600, 0, 3_600_000)]);
-        assert!(rates.take_at(&user, now).is_err());
+        assert!(rates.take_at(&user, true, now).is_err());
         assert_eq!(
             left(Duration::from_secs(1)),
             [(40, 4, 40, 0), (5, 3600, 0, 3_599_000)],
@@ -200,8 +222,33 @@ mod tests {
             ..Limits::default()
         });
         let (user, now) = (UserId::from("ann"), Instant::now());
-        assert!(rates.take_at(&user, now).is_ok() && rates.take_at(&user, now).is_ok());
-        assert!(rates.take_at(&user, now).is_err());
-        assert!(rates.take_at(&user, now + Duration::from_secs(3600)).is_ok());
+        assert!(rates.take_at(&user, true, now).is_ok() && rates.take_at(&user, true, now).is_ok());
+        assert!(rates.take_at(&user, true, now).is_err());
+        assert!(rates.take_at(&user, false, now).is_ok(), "what sends no message is not counted");
+        assert!(rates.take_at(&user, true, now + HOUR).is_ok());
+    }
+
+    #[test]
+    fn users_with_a_whole_budget_are_forgotten() {
+        let rates = Rates::new(&Limits {
+            rate_per_hour: 2,
+            ..Limits::default()
+        });
+        let now = Instant::now();
+        let come = |from: usize, to: usize, sends: bool, at: Instant| {
+            for i in from..to {
+                rates.take_at(&UserId::from(format!("user-{i}")), sends, at).unwrap();
+            }
+        };
+        let kept = || rates.parts.iter().map(|part| part.lock().users.len()).sum::<usize>();
+        let full = PARTS * PART_USERS_MAX;
+        come(0, full * 5 / 4, false, now);
+        assert_eq!(kept(), full * 5 / 4, "nobody's budget is whole");
+        let later = now + Duration::from_secs(60);
+        come(full * 5 / 4, full * 3, true, later);
+        assert!(kept() < full * 2, "those who only asked a minute ago are forgotten: {}", kept());
+        assert!(kept() >= full * 7 / 4, "those who sent in this hour are not: {}", kept());
+        come(full * 3, full * 7, false, later + HOUR);
+        assert!(kept() < full * 5, "an hour later they are: {}", kept());
     }
 }

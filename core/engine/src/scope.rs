@@ -1,6 +1,7 @@
 //! A handler's transaction in the making: what plugins read and write during one command, timer or after-hook.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
@@ -11,8 +12,8 @@ use std::{
 
 use async_trait::async_trait;
 use haggle_model::{
-    Address, CommandId, Content, ConversationId, ConversationUpdate, Decider, Effects, Event, KvChange, MessageId, Millis, Notification, Outgoing,
-    OutgoingItem, PluginId, Role, Seq, TimerChange, UserId,
+    Address, CommandId, Content, ConversationId, ConversationUpdate, Decider, Effects, ErrorCode, Event, KvChange, MessageId, Millis, Notification,
+    Outgoing, OutgoingItem, PluginId, Role, Seq, TimerChange, UserId,
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow, Page, StoreError, UserRow};
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ use crate::{
     global_kv, pipeline,
     ports::{Audience, Call, ClientCalls, Draft, GuestMessage, HostCalls, HostError, Op, Plan, Scope},
     sockets::{SocketEmit, Target},
+    state::State,
     transaction::{Emit, Item, Transaction},
 };
 
@@ -99,6 +101,10 @@ pub(crate) enum Read {
     Message {
         id: MessageId,
         rev: Option<Seq>,
+    },
+    /// A page of messages, newest first. Newer messages than those do not count: in a busy conversation there always are some.
+    Messages {
+        found: Vec<(Seq, Seq)>,
     },
 }
 
@@ -512,6 +518,14 @@ fn store_error(error: StoreError) -> HostError {
     HostError::Unavailable(error.to_string())
 }
 
+/// What a plugin writes breaks a rule for everybody's messages.
+fn broken(refusal: Refusal) -> HostError {
+    match refusal.code {
+        ErrorCode::TooLarge => HostError::Quota(refusal.message.to_string()),
+        _ => HostError::Invalid(refusal.message.to_string()),
+    }
+}
+
 fn refused(refusal: Refusal) -> HostError {
     HostError::Unavailable(refusal.message.to_string())
 }
@@ -648,15 +662,10 @@ impl HostCalls for Guest {
 
     fn send(&self, message: GuestMessage) -> Result<String, HostError> {
         let limits = &self.shared.engine.limits;
-        if message.text.len() > limits.content_bytes_max {
-            return Err(HostError::Quota(format!("limits.content_bytes_max = {}", limits.content_bytes_max)));
-        }
-        if message
-            .metadata
-            .as_ref()
-            .is_some_and(|metadata| metadata.len() > limits.metadata_bytes_max)
-        {
-            return Err(HostError::Quota(format!("limits.metadata_bytes_max = {}", limits.metadata_bytes_max)));
+        pipeline::check_kind(&message.kind).map_err(broken)?;
+        pipeline::check_text(&self.shared.engine, Some(&message.text), message.metadata.as_deref()).map_err(broken)?;
+        if message.reply_to.is_some_and(|id| id.conversation != message.conversation) {
+            return Err(HostError::Invalid("reply-to is a message of another conversation".into()));
         }
         let origin = origin_of(&self.shared.call, &self.plugin);
         if origin.len() > limits.origin_depth_max {
@@ -700,6 +709,7 @@ impl HostCalls for Guest {
         if id.conversation != self.shared.conversation.id {
             return Err(HostError::Denied);
         }
+        pipeline::check_text(&self.shared.engine, text.as_deref(), metadata.as_deref()).map_err(broken)?;
         let before = self.message(id).await?.ok_or(HostError::NotFound)?;
         if before.deleted_at.is_some() {
             return Err(HostError::NotFound);
@@ -745,18 +755,22 @@ impl HostCalls for Guest {
         if !self.may_read(conversation).await? {
             return Err(HostError::Denied);
         }
-        let page = before.map_or(Page::Newest, Page::Before);
-        self.shared
-            .engine
-            .store
-            .messages(conversation, page, limit.clamp(1, LIST_MAX), None)
+        let limit = limit.clamp(1, LIST_MAX);
+        if conversation != self.shared.conversation.id {
+            let page = before.map_or(Page::Newest, Page::Before);
+            let rows = self.shared.engine.store.messages(conversation, page, limit, None).await;
+            return rows.map_err(store_error);
+        }
+        let rows = present_messages(&self.shared.engine, &self.shared.conversation, before, limit)
             .await
-            .map_err(store_error)
+            .map_err(store_error)?;
+        self.note(Read::Messages { found: revs(&rows) });
+        Ok(rows)
     }
 
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, HostError> {
         if id == self.shared.conversation.id {
-            let row = self.shared.conversation.with_state(crate::state::State::present_row);
+            let row = self.shared.conversation.with_state(State::present_row);
             if row.is_some() {
                 return Ok(row);
             }
@@ -1090,6 +1104,26 @@ pub(crate) async fn present_message(engine: &Inner, conversation: &Conversation,
     Ok(row)
 }
 
+/// A page of messages with everything staged, newest first.
+async fn present_messages(engine: &Inner, conversation: &Conversation, before: Option<Seq>, limit: usize) -> Result<Vec<MessageRow>, StoreError> {
+    // First what is staged: what becomes durable meanwhile is then found twice, not never.
+    let mut rows = conversation.with_state(State::staged_messages);
+    rows.retain(|row| before.is_none_or(|before| row.id.seq < before));
+    let page = before.map_or(Page::Newest, Page::Before);
+    let stored = engine.store.messages(conversation.id, page, limit, None).await?;
+    rows.extend(stored);
+    rows.sort_by_key(|row| Reverse(row.id.seq));
+    rows.dedup_by_key(|row| row.id.seq);
+    rows.truncate(limit);
+    conversation.with_state(|state| rows.iter_mut().for_each(|row| state.refresh(row)));
+    Ok(rows)
+}
+
+/// Seq and last change of each.
+fn revs(rows: &[MessageRow]) -> Vec<(Seq, Seq)> {
+    rows.iter().map(|row| (row.id.seq, row.rev)).collect()
+}
+
 /// Whether a handler outside the turn would read the same now.
 pub(crate) async fn still_stands(engine: &Inner, conversation: &Conversation, reads: &[Read], now: Millis) -> Result<bool, Refusal> {
     for read in reads {
@@ -1102,6 +1136,10 @@ pub(crate) async fn still_stands(engine: &Inner, conversation: &Conversation, re
                 found,
             } => present_kv_list(engine, conversation, plugin, prefix, after.as_deref(), now).await? == *found,
             Read::Message { id, rev } => present_message(engine, conversation, *id).await?.map(|row| row.rev) == *rev,
+            Read::Messages { found } => match found.first() {
+                None => true, // What came since is newer.
+                Some((newest, _)) => revs(&present_messages(engine, conversation, Some(newest + 1), found.len()).await?) == *found,
+            },
         };
         if !same {
             return Ok(false);

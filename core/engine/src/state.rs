@@ -6,7 +6,8 @@ use std::{
 };
 
 use haggle_model::{
-    Address, ConversationId, Entry, Event, KvChange, MarkChange, Marks, MessageId, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread,
+    Address, ConversationId, Entry, Event, KvChange, MarkChange, Marks, MessageId, Millis, PluginId, ReservationState, Role, Seq, TimerChange,
+    UserId, unread,
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow};
 
@@ -150,6 +151,14 @@ impl State {
     pub fn staged_broadcast_mark(&self, broadcast: ConversationId) -> Option<MarkChange> {
         self.newest(|entry| match &entry.event {
             Event::BroadcastMarked { conversation, mark } if *conversation == broadcast => Some(*mark),
+            _ => None,
+        })
+    }
+
+    /// In a personal conversation: the last change of what is muted that is not yet durable.
+    pub fn staged_mute(&self, conversation: ConversationId) -> Option<Option<Millis>> {
+        self.newest(|entry| match &entry.event {
+            Event::ConversationMuted { conversation: muted, until } if *muted == conversation => Some(*until),
             _ => None,
         })
     }
@@ -339,6 +348,17 @@ impl State {
         let mut row = message_created(created)?;
         self.refresh(&mut row);
         Some(row)
+    }
+
+    /// The messages that were created by something not yet durable, newest first.
+    pub fn staged_messages(&self) -> Vec<MessageRow> {
+        let mut rows: Vec<MessageRow> = Vec::new();
+        for (_, entry) in &self.uncommitted {
+            rows.iter_mut().for_each(|row| change_message(row, entry));
+            rows.extend(message_created(entry));
+        }
+        rows.reverse();
+        rows
     }
 
     /// Brings a message read from the store up to what is staged.

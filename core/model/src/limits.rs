@@ -45,9 +45,9 @@ pub struct Limits {
     pub kv_value_bytes_max: usize,
     /// Sends a user may make per second.
     pub rate_per_second: u32,
-    /// Sends a user may make at once.
+    /// Commands a user may send at once.
     pub rate_burst: u32,
-    /// A per-user limit over an hour; 0 is none.
+    /// Messages a user may send in an hour; 0 is no such limit.
     pub rate_per_hour: u32,
     /// How long typing lasts without another sign of it.
     pub typing_ttl: Duration,

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use haggle_engine::{Command, NewConversation, NewMessage, To};
+use haggle_engine::{
+    Command, NewConversation, NewMessage, To,
+    ports::{GuestMessage, HostError},
+};
 use haggle_model::{ErrorCode, Limits};
 
 use crate::support::{
-    Setup, World,
+    Setup, World, eventually,
     plugins::{Fake, FakePlugins, reject},
     send, send_kind, unlimited,
 };
@@ -108,6 +111,84 @@ async fn what_a_hook_makes_of_a_message_is_checked_again() {
     let id = world.direct("ann", "bob").await;
     assert_eq!(world.send("ann", id, "xx").await.unwrap_err().code, ErrorCode::TooLarge);
     assert!(world.messages(id).await.is_empty());
+}
+
+#[tokio::test]
+async fn what_a_plugin_writes_keeps_the_limits_of_messages() {
+    let writer = Fake::new("writer").command("try", |host, call, _| async move {
+        let id = call.conversation.expect("called in one");
+        let max = Limits::default();
+        let message = |change: &dyn Fn(&mut GuestMessage)| {
+            let mut message = GuestMessage {
+                conversation: id,
+                sender: None,
+                kind: "text".into(),
+                text: "text".into(),
+                metadata: None,
+                reply_to: None,
+                countable: true,
+            };
+            change(&mut message);
+            message
+        };
+        let said = |result: Result<(), HostError>| match result {
+            Ok(()) => "fine",
+            Err(HostError::Quota(_)) => "quota",
+            Err(HostError::Invalid(_)) => "invalid",
+            Err(_) => "other",
+        };
+        let long = "x".repeat(max.content_chars_max + 1);
+        let send = |message| said(host.send(message).map(drop));
+        let said = [
+            send(message(&|m| m.text = long.clone())),
+            send(message(&|m| m.metadata = Some("x".repeat(max.metadata_bytes_max + 1)))),
+            send(message(&|m| m.kind = String::new())),
+            send(message(&|m| m.kind = "k".repeat(65))),
+            send(message(&|m| m.reply_to = Some(haggle_model::ConversationId(1 << 40).message(1)))),
+            said(host.edit(id.message(4), Some(long.clone()), None).await),
+            said(host.edit(id.message(4), Some("short".into()), None).await),
+            send(message(&|m| m.kind = "system".into())),
+        ];
+        Ok(said.join(" "))
+    });
+    let world = World::with_hooks(FakePlugins::of([writer])).await;
+    let id = world.direct("ann", "bob").await;
+    assert_eq!(world.send("ann", id, "first").await.unwrap().seq, 4);
+    let answer = world.call("ann", id, "try", "null").await.unwrap().answer.unwrap();
+    assert_eq!(answer, "quota quota invalid invalid invalid quota fine fine");
+    assert_eq!(world.texts(id).await, ["short", "text"]);
+}
+
+#[tokio::test]
+async fn an_hours_budget_is_of_messages() {
+    let world = World::with(Setup {
+        limits: Limits {
+            rate_per_hour: 2,
+            ..unlimited()
+        },
+        ..Setup::default()
+    })
+    .await;
+    let id = world.direct("ann", "bob").await;
+    let first = world.send("ann", id, "one").await.unwrap();
+    for _ in 0..10 {
+        world.read_up_to("bob", id, first.seq).await.unwrap();
+        world
+            .run(
+                "ann",
+                Command::Archive {
+                    conversation: id,
+                    archived: true,
+                },
+            )
+            .await
+            .unwrap();
+    }
+    world.send("ann", id, "two").await.unwrap();
+    assert_eq!(world.send("ann", id, "three").await.unwrap_err().code, ErrorCode::RateLimited);
+    world.send("bob", id, "mine").await.unwrap();
+    world.run("bob", Command::Hide { conversation: id }).await.unwrap();
+    eventually("what is hidden is read", async || world.unread("bob", id).await == 0).await;
 }
 
 #[tokio::test]

@@ -2,11 +2,17 @@
 
 use std::time::Duration;
 
-use haggle_engine::{Command, ProfilePatch};
-use haggle_model::{ConversationId, ErrorCode, Event};
+use haggle_engine::{
+    Command, ProfilePatch,
+    ports::{After, Hook},
+};
+use haggle_model::{ConversationId, ErrorCode, Event, Limits, Millis, Notification};
 use haggle_store::{InboxQuery, Page};
 
-use crate::support::{Setup, World, eventually};
+use crate::support::{
+    HOUR, START, Setup, World, eventually,
+    plugins::{Fake, FakePlugins},
+};
 
 async fn inbox(world: &World, user: &str, archived: bool) -> Vec<ConversationId> {
     let query = InboxQuery {
@@ -134,6 +140,68 @@ async fn mute_is_kept_and_ends() {
         .await
         .unwrap();
     assert_eq!(world.store.personal(&"ann".into(), id).await.unwrap().muted_until, None);
+}
+
+#[tokio::test]
+async fn nothing_is_notified_from_a_muted_conversation_until_the_mute_ends() {
+    let bell = Fake::new("bell").after(Hook::AfterMessage, |host, _, event| async move {
+        let After::Message { message, .. } = event else { return Ok(()) };
+        let notification = Notification {
+            topic: "message".into(),
+            title: message.content.text,
+            message: Some(message.id),
+            ..Notification::default()
+        };
+        host.notify("bob".into(), notification).map_err(|error| error.to_string())
+    });
+    let world = World::with_hooks(FakePlugins::of([bell])).await;
+    let (quiet, loud) = (world.direct("ann", "bob").await, world.direct("cid", "bob").await);
+    let mute = |until| Command::Mute { conversation: quiet, until };
+    let titles = async || {
+        assert!(world.engine.settle(Duration::from_secs(10)).await);
+        let rows = world.store.notifications(&"bob".into(), None, false, 10).await.unwrap();
+        rows.into_iter().rev().map(|row| row.notification.title).collect::<Vec<_>>()
+    };
+    world.send("ann", quiet, "one").await.unwrap();
+    assert_eq!(titles().await, ["one"]);
+    world.run("bob", mute(Some(START + HOUR))).await.unwrap();
+    world.send("ann", quiet, "muted").await.unwrap();
+    world.send("cid", loud, "two").await.unwrap();
+    assert_eq!(titles().await, ["one", "two"]);
+    world.clock.advance(HOUR);
+    world.send("ann", quiet, "three").await.unwrap();
+    assert_eq!(titles().await, ["one", "two", "three"]);
+    world.run("bob", mute(Some(Millis::MAX))).await.unwrap();
+    world.run("bob", mute(None)).await.unwrap();
+    world.send("ann", quiet, "four").await.unwrap();
+    assert_eq!(titles().await.len(), 4);
+}
+
+#[tokio::test]
+async fn single_attributes_change_in_turn_and_a_retry_finds_its_answer() {
+    let world = World::new().await;
+    let set = |name: &str, value: &str| Command::UpdateProfile {
+        user: "ann".into(),
+        patch: ProfilePatch {
+            attribute_changes: [(name.to_owned(), Some(value.to_owned()))].into(),
+            ..ProfilePatch::default()
+        },
+    };
+    let attributes = async || world.store.user(&"ann".into()).await.unwrap().unwrap().profile.attributes.unwrap();
+    world.run("ann", set("zone", "\"UTC\"")).await.unwrap();
+    let many: Vec<_> = (0..20).map(|n| world.submit("ann", None, set(&format!("a{n:02}"), "1"))).collect();
+    for answer in many {
+        answer.await.unwrap().unwrap();
+    }
+    let all = attributes().await;
+    assert!(all.ends_with("\"a19\":1,\"zone\":\"UTC\"}"), "none is lost: {all}");
+    assert_eq!(all.matches(":1").count(), 20);
+    let first = world.run_with_id("ann", "key", set("zone", "\"CET\"")).await.unwrap();
+    world.run("ann", set("a00", "2")).await.unwrap();
+    let again = world.run_with_id("ann", "key", set("zone", "\"CET\"")).await.unwrap();
+    assert!(again.duplicate && again.seq == first.seq, "the same request, whatever became of the rest");
+    let big = "1".repeat(Limits::default().attributes_bytes_max);
+    assert_eq!(world.run("ann", set("big", &big)).await.unwrap_err().code, ErrorCode::TooLarge);
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     Gateway,
-    decode::{check_text, check_url, object},
+    decode::{check_json, check_text, check_url, object},
     resource::{NotificationResource, PresenceResource, Time, User, UserResource},
 };
 
@@ -95,16 +95,14 @@ pub struct PatchBody<'a> {
 pub async fn patch_me(State(gateway): State<Arc<Gateway>>, caller: Caller, body: JsonBytes) -> Answer {
     let body: PatchBody<'_> = body.parse()?;
     check_profile(body.name.as_deref(), body.avatar.as_deref())?;
-    let attributes = match body.attributes {
-        Some(changes) => Some(merged_attributes(&gateway, &caller, &changes).await?),
-        None => None,
-    };
+    let attribute_changes = attribute_changes(&gateway, body.attributes.unwrap_or_default())?;
     let preferences = object("/preferences", body.preferences)?;
     let patch = ProfilePatch {
         name: body.name,
         avatar: body.avatar,
         roles: None,
-        attributes,
+        attributes: None,
+        attribute_changes,
         preferences,
     };
     if patch == ProfilePatch::default() {
@@ -130,32 +128,23 @@ fn check_profile(name: Option<&str>, avatar: Option<&str>) -> Result<(), Problem
     Ok(check_url("/avatar", avatar)?)
 }
 
-/// The caller's attributes with these changes, every one of which must be the user's own to make.
-async fn merged_attributes(gateway: &Gateway, caller: &Caller, changes: &BTreeMap<String, &RawValue>) -> Result<String, Problem> {
+/// Changes of the own attributes, every one of which must be the user's own to make.
+fn attribute_changes(gateway: &Gateway, changes: BTreeMap<String, &RawValue>) -> Result<BTreeMap<String, Option<String>>, Problem> {
     let editable = &gateway.settings.users.self_editable;
-    if let Some(foreign) = changes.keys().find(|name| !editable.contains(name)) {
-        return Err(Problem::new(
-            ErrorCode::Forbidden,
-            format!("the attribute {foreign:?} is not in users.self_editable"),
-        ));
-    }
-    let stored = gateway
-        .engine
-        .store()
-        .user(caller.user())
-        .await?
-        .and_then(|row| row.profile.attributes)
-        .unwrap_or_default();
-    let mut all: BTreeMap<String, &RawValue> = serde_json::from_str(&stored).unwrap_or_default();
-    for (name, value) in changes {
-        if value.get() == "null" {
-            all.remove(name);
-        } else {
-            crate::decode::check_json(&format!("/attributes/{name}"), value.get())?;
-            all.insert(name.clone(), value);
+    let change = |(name, value): (String, &RawValue)| {
+        if !editable.contains(&name) {
+            return Err(Problem::new(
+                ErrorCode::Forbidden,
+                format!("the attribute {name:?} is not in users.self_editable"),
+            ));
         }
-    }
-    Ok(serde_json::to_string(&all).expect("text keys"))
+        if value.get() == "null" {
+            return Ok((name, None));
+        }
+        check_json(&format!("/attributes/{name}"), value.get())?;
+        Ok((name, Some(value.get().to_owned())))
+    };
+    changes.into_iter().map(change).collect()
 }
 
 /// A whole profile, for administrators and services.
@@ -193,6 +182,7 @@ impl PutBody<'_> {
             avatar: Some(self.avatar.unwrap_or_default()),
             roles: Some(roles),
             attributes: Some(object("/attributes", self.attributes)?.unwrap_or_else(|| "{}".into())),
+            attribute_changes: BTreeMap::new(),
             preferences: object("/preferences", self.preferences)?,
         })
     }
