@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use haggle_model::UserId;
+use hyper::{HeaderMap, header};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, jwk};
 use parking_lot::Mutex;
 use serde::{Deserialize, de};
@@ -482,6 +483,20 @@ pub(crate) fn has_claim(token: &str, name: &str, value: &str) -> bool {
 /// Whether a text may be a user's id: not empty, at most 128 bytes, no control characters, and not a plugin's.
 pub fn is_user_id(text: &str) -> bool {
     !text.is_empty() && text.len() <= USER_ID_BYTES_MAX && !text.starts_with("plugin:") && !text.contains(char::is_control)
+}
+
+/// The token of the `Authorization` header.
+///
+/// # Errors
+/// [`AuthError::Missing`] without the header, [`AuthError::Invalid`] where it is no bearer token.
+pub fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
+    let value = headers.get(header::AUTHORIZATION).ok_or(AuthError::Missing)?;
+    let (scheme, token) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or(AuthError::Invalid)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        Ok(token.trim())
+    } else {
+        Err(AuthError::Invalid)
+    }
 }
 
 fn algorithm(name: &str) -> Option<Algorithm> {

@@ -5,8 +5,8 @@
 
 use std::fmt;
 
-use haggle_engine::{NewMessage, Refusal};
-use haggle_model::{ErrorCode, MessageId};
+use haggle_engine::{NewConversation, NewMessage, Refusal};
+use haggle_model::{ErrorCode, MessageId, UserId};
 use hyper::Uri;
 use serde::{
     Deserialize,
@@ -14,6 +14,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+
+use crate::auth::{USER_ID_BYTES_MAX, is_user_id};
 
 /// How deep objects and arrays may nest in JSON that is kept or handed to plugins.
 pub const JSON_DEPTH_MAX: usize = 64;
@@ -175,6 +177,134 @@ impl EditBody<'_> {
         check_metadata("", metadata.as_deref())?;
         Ok((self.content, metadata, self.client_message_id))
     }
+}
+
+/// A conversation as clients ask for it.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "an object")]
+#[schema(as = NewConversation)]
+pub struct ConversationBody<'a> {
+    /// Who is in it; the caller is added if missing. A direct conversation has exactly one other user.
+    #[serde(default)]
+    pub participants: Vec<String>,
+    /// `direct` (when absent), `group`; for administrators and services also `context` and `broadcast`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Name of the group, title of the context, or the broadcast's own name.
+    pub group_name: Option<String>,
+    /// Picture of the group: `http(s):` or a path on this server.
+    pub group_avatar: Option<String>,
+    /// What a context conversation is about.
+    pub context: Option<ContextBody>,
+    /// State of a context conversation: an object.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Object>)]
+    pub state: Option<&'a RawValue>,
+}
+
+/// What a context conversation is about.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", expecting = "an object with owner, type and id")]
+#[schema(as = ConversationContext)]
+pub struct ContextBody {
+    /// The plugin or dialect it belongs to.
+    owner: String,
+    /// The kind of thing: `booking`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// Which one: `42`.
+    id: String,
+}
+
+impl ConversationBody<'_> {
+    /// The conversation for the engine.
+    pub fn into_new(self, caller: &UserId) -> Result<NewConversation, DecodeError> {
+        check_text("/groupName", self.group_name.as_deref().unwrap_or_default())?;
+        check_url("/groupAvatar", self.group_avatar.as_deref())?;
+        let state = object("/state", self.state)?;
+        let named = self
+            .participants
+            .iter()
+            .enumerate()
+            .map(|(i, user)| user_id(&format!("/participants/{i}"), user));
+        let mut participants = named.collect::<Result<Vec<_>, _>>()?;
+        participants.sort();
+        participants.dedup();
+        match self.kind.as_deref().unwrap_or("direct") {
+            "direct" => direct(participants, caller),
+            "group" => Ok(NewConversation::Group {
+                participants: without(participants, caller),
+                name: self.group_name,
+                avatar: self.group_avatar,
+            }),
+            "context" => {
+                let context = self
+                    .context
+                    .ok_or_else(|| DecodeError::new("/context", "a context conversation needs owner, type and id"))?;
+                context.check()?;
+                Ok(NewConversation::Context {
+                    owner: context.owner,
+                    context_type: context.kind,
+                    context_id: context.id,
+                    participants,
+                    name: self.group_name,
+                    state,
+                })
+            }
+            "broadcast" => {
+                let name = self.group_name.filter(|name| !name.is_empty());
+                Ok(NewConversation::Broadcast {
+                    name: name.ok_or_else(|| DecodeError::new("/groupName", "a broadcast needs a name"))?,
+                })
+            }
+            _ => Err(DecodeError::new("/type", "expected direct, group, context or broadcast")),
+        }
+    }
+}
+
+impl ContextBody {
+    fn check(&self) -> Result<(), DecodeError> {
+        for (pointer, text) in [("/context/owner", &self.owner), ("/context/type", &self.kind), ("/context/id", &self.id)] {
+            check_text(pointer, text)?;
+            if text.is_empty() {
+                return Err(DecodeError::new(pointer, "must not be empty"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn without(mut participants: Vec<UserId>, caller: &UserId) -> Vec<UserId> {
+    participants.retain(|user| user != caller);
+    participants
+}
+
+fn direct(participants: Vec<UserId>, caller: &UserId) -> Result<NewConversation, DecodeError> {
+    match <[UserId; 1]>::try_from(without(participants, caller)) {
+        Ok([with]) => Ok(NewConversation::Direct { with }),
+        Err(_) => Err(DecodeError::new("/participants", "a direct conversation has exactly one other user")),
+    }
+}
+
+/// A user's id in a body.
+pub fn user_id(pointer: &str, text: &str) -> Result<UserId, DecodeError> {
+    if is_user_id(text) {
+        Ok(text.into())
+    } else {
+        Err(DecodeError::new(
+            pointer,
+            format!("not a user id: 1 to {USER_ID_BYTES_MAX} bytes, no control characters"),
+        ))
+    }
+}
+
+/// A client's own id of a request: 1 to `bytes_max` bytes without control characters.
+pub fn client_id(pointer: &str, text: &str, bytes_max: usize) -> Result<String, DecodeError> {
+    if text.is_empty() || text.len() > bytes_max || text.contains(char::is_control) {
+        let message = format!("expected 1 to {bytes_max} bytes without control characters, got {} bytes", text.len());
+        return Err(DecodeError::new(pointer, message));
+    }
+    Ok(text.to_owned())
 }
 
 /// A message's id from its text.

@@ -470,3 +470,19 @@ async fn a_key_set_is_fetched_when_a_key_is_unknown_and_kept_when_fetching_fails
     assert_eq!(auth.authenticate(&unknown).await, Err(AuthError::Invalid), "the second set is broken");
     assert!(auth.verify(&known).is_ok(), "the last good keys stay");
 }
+
+#[test]
+fn tokens_stand_in_the_authorization_header() {
+    let token = |value: Option<&'static str>| {
+        let mut headers = HeaderMap::new();
+        if let Some(value) = value {
+            headers.insert(header::AUTHORIZATION, header::HeaderValue::from_static(value));
+        }
+        bearer(&headers).map(str::to_owned)
+    };
+    assert_eq!(token(Some("Bearer a.b.c")), Ok("a.b.c".into()));
+    assert_eq!(token(Some("bearer  a.b.c")), Ok("a.b.c".into()));
+    assert_eq!(token(Some("Basic abc")), Err(AuthError::Invalid));
+    assert_eq!(token(Some("abc")), Err(AuthError::Invalid));
+    assert_eq!(token(None), Err(AuthError::Missing));
+}

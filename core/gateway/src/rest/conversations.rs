@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode, response::Response};
-use haggle_engine::{Command, NewConversation};
-use haggle_model::{ConversationId, ConversationUpdate, Millis, UserId};
+use haggle_engine::Command;
+use haggle_model::{ConversationId, ConversationUpdate, Millis};
 use haggle_store::InboxQuery;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,12 +13,12 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     answer::{self, Answer, ConversationParts, json, no_content},
     cursor::Cursor,
-    extract::{Caller, InConversation, JsonBytes, Params, WriteHeaders, page_size, user_id},
+    extract::{Caller, InConversation, JsonBytes, Params, WriteHeaders, page_size},
     problem::{Problem, Problems},
 };
 use crate::{
     Gateway,
-    decode::{DecodeError, check_text, check_url, object},
+    decode::{ConversationBody, DecodeError, check_text, check_url, object},
     resource::ConversationResource,
 };
 
@@ -84,117 +84,11 @@ pub async fn list(State(gateway): State<Arc<Gateway>>, caller: Caller, Params(pa
     ))
 }
 
-/// A conversation to get or create.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = NewConversation)]
-pub struct CreateBody<'a> {
-    /// Who is in it; the caller is added if missing. A direct conversation has exactly one other user.
-    #[serde(default)]
-    participants: Vec<String>,
-    /// `direct` (when absent), `group`; for administrators and services also `context` and `broadcast`.
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    /// Name of the group, title of the context, or the broadcast's own name.
-    group_name: Option<String>,
-    /// Picture of the group: `http(s):` or a path on this server.
-    group_avatar: Option<String>,
-    /// What a context conversation is about.
-    context: Option<ContextBody>,
-    /// State of a context conversation: an object.
-    #[serde(borrow)]
-    #[schema(value_type = Option<Object>)]
-    state: Option<&'a RawValue>,
-}
-
-/// What a context conversation is about.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = ConversationContext)]
-pub struct ContextBody {
-    /// The plugin or dialect it belongs to.
-    owner: String,
-    /// The kind of thing: `booking`.
-    #[serde(rename = "type")]
-    kind: String,
-    /// Which one: `42`.
-    id: String,
-}
-
-impl CreateBody<'_> {
-    fn into_command(self, caller: &UserId) -> Result<NewConversation, Problem> {
-        check_text("/groupName", self.group_name.as_deref().unwrap_or_default())?;
-        check_url("/groupAvatar", self.group_avatar.as_deref())?;
-        let state = object("/state", self.state)?;
-        let named = self
-            .participants
-            .iter()
-            .enumerate()
-            .map(|(i, user)| user_id(&format!("/participants/{i}"), user));
-        let mut participants = named.collect::<Result<Vec<_>, _>>()?;
-        participants.sort();
-        participants.dedup();
-        match self.kind.as_deref().unwrap_or("direct") {
-            "direct" => direct(participants, caller),
-            "group" => Ok(NewConversation::Group {
-                participants: without(participants, caller),
-                name: self.group_name,
-                avatar: self.group_avatar,
-            }),
-            "context" => {
-                let context = self
-                    .context
-                    .ok_or_else(|| Problem::at("/context", "a context conversation needs owner, type and id"))?;
-                context.check()?;
-                Ok(NewConversation::Context {
-                    owner: context.owner,
-                    context_type: context.kind,
-                    context_id: context.id,
-                    participants,
-                    name: self.group_name,
-                    state,
-                })
-            }
-            "broadcast" => {
-                let name = self.group_name.filter(|name| !name.is_empty());
-                Ok(NewConversation::Broadcast {
-                    name: name.ok_or_else(|| Problem::at("/groupName", "a broadcast needs a name"))?,
-                })
-            }
-            _ => Err(Problem::at("/type", "expected direct, group, context or broadcast")),
-        }
-    }
-}
-
-impl ContextBody {
-    fn check(&self) -> Result<(), Problem> {
-        for (pointer, text) in [("/context/owner", &self.owner), ("/context/type", &self.kind), ("/context/id", &self.id)] {
-            check_text(pointer, text)?;
-            if text.is_empty() {
-                return Err(Problem::at(pointer, "must not be empty"));
-            }
-        }
-        Ok(())
-    }
-}
-
-fn without(mut participants: Vec<UserId>, caller: &UserId) -> Vec<UserId> {
-    participants.retain(|user| user != caller);
-    participants
-}
-
-fn direct(participants: Vec<UserId>, caller: &UserId) -> Result<NewConversation, Problem> {
-    match <[UserId; 1]>::try_from(without(participants, caller)) {
-        Ok([with]) => Ok(NewConversation::Direct { with }),
-        Err(_) => Err(Problem::at("/participants", "a direct conversation has exactly one other user")),
-    }
-}
-
 /// Get or create a conversation: 201 when it is new, 200 when it was there.
-#[utoipa::path(post, operation_id = "createConversation", path = "/api/conversations", tag = "conversations", params(WriteHeaders), request_body = CreateBody<'static>,
+#[utoipa::path(post, operation_id = "createConversation", path = "/api/conversations", tag = "conversations", params(WriteHeaders), request_body = ConversationBody<'static>,
     responses((status = 201, body = ConversationResource<'static>), (status = 200, description = "It was there", body = ConversationResource<'static>), Problems))]
 pub async fn create(State(gateway): State<Arc<Gateway>>, caller: Caller, body: JsonBytes) -> Answer {
-    let wanted = body.parse::<CreateBody<'_>>()?.into_command(caller.user())?;
+    let wanted = body.parse::<ConversationBody<'_>>()?.into_new(caller.user())?;
     let outcome = caller.run(&gateway, Command::CreateConversation(wanted)).await?;
     let status = if outcome.existed { StatusCode::OK } else { StatusCode::CREATED };
     let response = shown(&gateway, &caller, status, outcome.conversation).await?;

@@ -20,7 +20,7 @@ use super::problem::{FieldProblem, Problem, ProblemBody, title_of};
 
 const ABOUT: &str = "Conversations, messages and what belongs to them.\n\n\
     **Text is stored and returned byte-exact.** The server escapes nothing: whoever displays a message escapes it for where it stands.\n\n\
-    Ids are opaque strings. Times are RFC 3339 in UTC with milliseconds. Lists go on with `nextCursor`. Every write takes an \
+    Ids are opaque strings. Times are RFC 3339 in UTC with milliseconds. Lists go on with `nextCursor`. Writes take an \
     `Idempotency-Key`; a retry with the same one changes nothing and gets the first answer. Errors are `application/problem+json` with a \
     stable `code`. Fields of a body that are not listed here are ignored; a listed field that stands twice is refused.";
 

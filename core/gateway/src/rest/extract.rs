@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     Gateway,
-    auth::{AuthError, Identity},
+    auth::{self, Identity},
     decode,
 };
 
@@ -67,12 +67,7 @@ impl Caller {
 fn check_key(gateway: &Gateway, key: Option<&str>) -> Result<(), Problem> {
     let Some(key) = key else { return Ok(()) };
     let max = gateway.engine.limits().id_bytes_max;
-    if key.is_empty() || key.len() > max || key.contains(char::is_control) {
-        return Err(Problem::at(
-            "/clientMessageId",
-            format!("an idempotency key has 1 to {max} bytes and no control characters"),
-        ));
-    }
+    decode::client_id("/clientMessageId", key, max)?;
     Ok(())
 }
 
@@ -99,7 +94,7 @@ impl FromRequestParts<Arc<Gateway>> for Caller {
 
 /// The identity of the request's bearer token.
 pub async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Identity, Problem> {
-    let result = match bearer(headers) {
+    let result = match auth::bearer(headers) {
         Ok(token) => gateway.auth.authenticate(token).await,
         Err(error) => Err(error),
     };
@@ -107,20 +102,6 @@ pub async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Iden
         metrics::counter!(crate::metrics::AUTH_FAILURES, "reason" => error.as_str()).increment(1);
         error.into()
     })
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
-    let value = headers.get(header::AUTHORIZATION).ok_or(AuthError::Missing)?;
-    let (scheme, token) = value
-        .to_str()
-        .map_err(|_| AuthError::Invalid)?
-        .split_once(' ')
-        .ok_or(AuthError::Invalid)?;
-    if scheme.eq_ignore_ascii_case("bearer") {
-        Ok(token.trim())
-    } else {
-        Err(AuthError::Invalid)
-    }
 }
 
 /// A REST actor.
@@ -228,7 +209,7 @@ impl FromRequestParts<Arc<Gateway>> for OfUser {
             Ok(user) => user,
             Err(_) => path_param(parts, gateway, "id").await?,
         };
-        user_id("userId", &user).map(OfUser)
+        Ok(OfUser(decode::user_id("userId", &user)?))
     }
 }
 
@@ -244,13 +225,6 @@ impl FromRequestParts<Arc<Gateway>> for CommandName {
 }
 
 /// A user's id from a body or path.
-pub fn user_id(pointer: &str, text: &str) -> Result<UserId, Problem> {
-    if crate::auth::is_user_id(text) {
-        Ok(text.into())
-    } else {
-        Err(Problem::at(pointer, "not a user id: 1 to 128 bytes, no control characters"))
-    }
-}
 
 /// Parameters after the `?`.
 pub struct Params<T>(pub T);

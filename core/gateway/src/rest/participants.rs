@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     answer::{self, Answer, json, no_content, raw_json},
     cursor::Cursor,
-    extract::{Caller, CommandName, InConversation, JsonBytes, OfUser, PageParams, Params, WriteHeaders, page_size, user_id},
+    extract::{Caller, CommandName, InConversation, JsonBytes, OfUser, PageParams, Params, WriteHeaders, page_size},
     problem::{Problem, Problems},
 };
 use crate::{
@@ -110,7 +110,7 @@ async fn participant(gateway: &Gateway, status: StatusCode, id: ConversationId, 
     request_body = AddBody, responses((status = 201, body = ParticipantResource<'static>), Problems))]
 pub async fn add(State(gateway): State<Arc<Gateway>>, caller: Caller, InConversation(id): InConversation, body: JsonBytes) -> Answer {
     let body: AddBody = body.parse()?;
-    let user = user_id("/userId", &body.user_id)?;
+    let user = decode::user_id("/userId", &body.user_id)?;
     let role = body.role.as_deref().map(role).transpose()?.unwrap_or_default();
     let outcome = caller
         .run(

@@ -13,10 +13,7 @@ use serde::{
 };
 use serde_json::value::RawValue;
 
-use crate::{
-    auth::is_user_id,
-    decode::{self, DecodeError, EditBody, MessageBody},
-};
+use crate::decode::{self, ConversationBody, DecodeError, EditBody, MessageBody};
 
 /// Bytes of a request's id.
 pub(super) const ID_BYTES_MAX: usize = 64;
@@ -246,16 +243,12 @@ impl<'a> Frame<'a> {
 
     /// The idempotency key, if there is one.
     pub fn key(&self) -> Result<Option<String>, Refusal> {
-        match &self.k {
-            Some(key) if key.is_empty() || key.len() > KEY_BYTES_MAX => {
-                Err(Refusal::bad("/k", format!("/k: expected 1 to {KEY_BYTES_MAX} bytes, got {}", key.len())))
-            }
-            key => Ok(key.as_ref().map(|key| key.to_string())),
-        }
+        let key = self.k.as_ref().map(|key| decode::client_id("/k", key, KEY_BYTES_MAX));
+        Ok(key.transpose()?)
     }
 
-    /// The durable command that the frame asks for; `None` when its type is no durable command.
-    pub fn command(&self) -> Result<Option<Command>, Refusal> {
+    /// The durable command that the frame asks for from `caller`; `None` when its type is no durable command.
+    pub fn command(&self, caller: &UserId) -> Result<Option<Command>, Refusal> {
         let command = match self.t.as_deref().and_then(FrameType::of) {
             Some(FrameType::Send) => Command::Send {
                 to: self.target()?,
@@ -266,11 +259,14 @@ impl<'a> Frame<'a> {
                 message: self.message()?,
                 if_rev: self.rev,
             },
-            Some(FrameType::React) => Command::React {
-                message: self.message()?,
-                emoji: self.emoji.as_ref().map(|emoji| emoji.to_string()),
-            },
-            Some(FrameType::Create) => Command::CreateConversation(self.new_conversation()?),
+            Some(FrameType::React) => {
+                decode::check_text("/emoji", self.emoji.as_deref().unwrap_or_default())?;
+                Command::React {
+                    message: self.message()?,
+                    emoji: self.emoji.as_ref().map(|emoji| emoji.to_string()),
+                }
+            }
+            Some(FrameType::Create) => Command::CreateConversation(self.new_conversation(caller)?),
             Some(FrameType::Call) => self.call()?,
             _ => return Ok(None),
         };
@@ -280,7 +276,7 @@ impl<'a> Frame<'a> {
     fn target(&self) -> Result<To, Refusal> {
         match (&self.c, &self.to) {
             (Some(id), None) => Ok(To::Conversation(parse_id("/c", id)?)),
-            (None, Some(user)) => user_id("/to", user).map(To::User),
+            (None, Some(user)) => Ok(To::User(decode::user_id("/to", user)?)),
             _ => Err(Refusal::bad("/c", "/c: expected either c (a conversation) or to (a user)")),
         }
     }
@@ -305,54 +301,22 @@ impl<'a> Frame<'a> {
     fn call(&self) -> Result<Command, Refusal> {
         let payload = self.d.map_or("null", RawValue::get);
         decode::check_json("/d", payload)?;
+        let name = required("/n", self.n.as_ref())?;
+        decode::check_text("/n", name)?;
         Ok(Command::Call {
-            name: required("/n", self.n.as_ref())?.to_string(),
+            name: name.to_string(),
             conversation: self.c.as_ref().map(|id| parse_id("/c", id)).transpose()?,
             payload: payload.to_string(),
         })
     }
 
-    fn new_conversation(&self) -> Result<NewConversation, Refusal> {
-        let body: ConversationBody = self.body()?;
-        let participants = body.participants.unwrap_or_default();
-        let mut participants: Vec<UserId> = participants
-            .iter()
-            .map(|user| user_id("/d/participants", user))
-            .collect::<Result<_, _>>()?;
-        decode::check_url("/d/groupAvatar", body.group_avatar.as_deref())?;
-        let owned = |text: Option<Text>| text.map(|text| text.0.into_owned());
-        match self.n.as_deref() {
-            Some("direct") if participants.len() == 1 => Ok(NewConversation::Direct {
-                with: participants.remove(0),
-            }),
-            Some("direct") => Err(Refusal::bad(
-                "/d/participants",
-                "/d/participants: a direct conversation has exactly one other user",
-            )),
-            Some("group") => Ok(NewConversation::Group {
-                participants,
-                name: owned(body.group_name),
-                avatar: owned(body.group_avatar),
-            }),
-            Some("context") => {
-                let context = body
-                    .context
-                    .ok_or_else(|| Refusal::bad("/d/context", "/d/context: expected {owner, type, id}"))?;
-                Ok(NewConversation::Context {
-                    owner: context.owner.0.into_owned(),
-                    context_type: context.context_type.0.into_owned(),
-                    context_id: context.id.0.into_owned(),
-                    participants,
-                    name: owned(body.group_name),
-                    state: decode::object("/d/state", body.state)?,
-                })
-            }
-            Some("broadcast") => {
-                let name = owned(body.group_name).ok_or_else(|| Refusal::bad("/d/groupName", "/d/groupName: a broadcast is known by its name"))?;
-                Ok(NewConversation::Broadcast { name })
-            }
-            _ => Err(Refusal::bad("/n", "/n: expected direct, group, context or broadcast")),
-        }
+    fn new_conversation(&self, caller: &UserId) -> Result<NewConversation, Refusal> {
+        let Some(kind @ ("direct" | "group" | "context" | "broadcast")) = self.n.as_deref() else {
+            return Err(Refusal::bad("/n", "/n: expected direct, group, context or broadcast"));
+        };
+        let mut body: ConversationBody = self.body()?;
+        body.kind = Some(kind.to_owned());
+        body.into_new(caller).map_err(in_d)
     }
 
     /// What stands in `d`; nothing there is the same as an empty object.
@@ -370,47 +334,12 @@ fn in_d(error: DecodeError) -> Refusal {
     .into()
 }
 
-/// `d` of `create`: the fields of a conversation as REST has them.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase", expecting = "an object")]
-struct ConversationBody<'a> {
-    #[serde(borrow, default)]
-    participants: Option<Vec<Text<'a>>>,
-    #[serde(borrow, default)]
-    group_name: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    group_avatar: Option<Text<'a>>,
-    #[serde(borrow, default)]
-    context: Option<ContextBody<'a>>,
-    #[serde(borrow, default)]
-    state: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(expecting = "an object with owner, type and id")]
-struct ContextBody<'a> {
-    #[serde(borrow)]
-    owner: Text<'a>,
-    #[serde(borrow, rename = "type")]
-    context_type: Text<'a>,
-    #[serde(borrow)]
-    id: Text<'a>,
-}
-
 fn required<'t, 'a>(field: &'static str, value: Option<&'t Text<'a>>) -> Result<&'t Text<'a>, Refusal> {
     value.ok_or_else(|| Refusal::bad(field, format!("{field}: missing")))
 }
 
 fn parse_id<T: std::str::FromStr<Err: fmt::Display>>(field: &'static str, text: &str) -> Result<T, Refusal> {
     text.parse().map_err(|error| Refusal::bad(field, format!("{field}: {error}")))
-}
-
-fn user_id(field: &'static str, text: &str) -> Result<UserId, Refusal> {
-    if is_user_id(text) {
-        Ok(UserId::from(text))
-    } else {
-        Err(Refusal::bad(field, format!("{field}: not a user id")))
-    }
 }
 
 /// The elements of a batch.
@@ -479,7 +408,7 @@ mod tests {
     #[track_caller]
     fn command(json: &str) -> Result<Command, Refusal> {
         let frame = Frame::decode(json).map_err(|bad| bad.refusal)?;
-        frame.command().map(|command| command.expect("a durable command"))
+        frame.command(&"ann".into()).map(|command| command.expect("a durable command"))
     }
 
     #[track_caller]
@@ -529,6 +458,10 @@ mod tests {
             r#"CreateConversation(Direct { with: "bob" })"#,
         );
         check(
+            r#"{"t":"create","n":"direct","d":{"participants":["ann","bob"]}}"#,
+            r#"CreateConversation(Direct { with: "bob" })"#,
+        );
+        check(
             r#"{"t":"create","n":"group","d":{"participants":["bob"],"groupName":"G"}}"#,
             r#"CreateConversation(Group { participants: ["bob"], name: Some("G"), avatar: None })"#,
         );
@@ -547,7 +480,7 @@ mod tests {
         let (seen_id, refusal) = match Frame::decode(json) {
             Err(bad) => (bad.id, bad.refusal),
             Ok(frame) => {
-                let refusal = frame.command().and_then(|_| frame.key()).expect_err(json);
+                let refusal = frame.command(&"ann".into()).and_then(|_| frame.key()).expect_err(json);
                 (frame.id, refusal)
             }
         };
@@ -602,7 +535,19 @@ mod tests {
         check_bad(r#"{"t":"call","id":1}"#, Id::Number(1), "/n: missing");
         check_bad(r#"{"t":"create","id":1}"#, Id::Number(1), "direct, group");
         check_bad(r#"{"t":"create","id":1,"n":"direct"}"#, Id::Number(1), "exactly one");
-        check_bad(r#"{"t":"create","id":1,"n":"context"}"#, Id::Number(1), "{owner, type, id}");
+        check_bad(r#"{"t":"create","id":1,"n":"context"}"#, Id::Number(1), "/d/context: a context");
+        check_bad(
+            r#"{"t":"create","id":1,"n":"broadcast","d":{"groupName":"a\u0000"}}"#,
+            Id::Number(1),
+            "/d/groupName: U+0000",
+        );
+        check_bad(&c(r#""k":"a\u0007","d":{"content":"x"}"#), Id::Number(1), "/k: ");
+        check_bad(
+            &format!(r#"{{"t":"react","id":1,"m":"{M}","emoji":"\u0000"}}"#),
+            Id::Number(1),
+            "/emoji: U+0000",
+        );
+        check_bad(r#"{"t":"call","id":1,"n":"a\u0000"}"#, Id::Number(1), "/n: U+0000");
         check_bad(
             r#"{"t":"create","id":1,"n":"group","d":{"groupAvatar":"javascript:1"}}"#,
             Id::Number(1),
@@ -613,7 +558,7 @@ mod tests {
     #[test]
     fn what_is_no_durable_command_is_left_to_others() {
         for json in ["{}", r#"{"t":"typing"}"#, r#"{"t":"nonsense","unknown":[{}]}"#, r#"{"t":null}"#] {
-            assert!(Frame::decode(json).unwrap().command().unwrap().is_none(), "{json}");
+            assert!(Frame::decode(json).unwrap().command(&"ann".into()).unwrap().is_none(), "{json}");
         }
     }
 
@@ -673,7 +618,7 @@ mod tests {
             }
             let Ok(json) = String::from_utf8(bytes) else { continue };
             let refusal = match Frame::decode(&json) {
-                Ok(frame) => frame.command().and_then(|_| frame.key()).err(),
+                Ok(frame) => frame.command(&"ann".into()).and_then(|_| frame.key()).err(),
                 Err(bad) => Some(bad.refusal),
             };
             assert!(refusal.is_none_or(|refusal| refusal.code == ErrorCode::BadRequest), "{json}");

@@ -284,7 +284,7 @@ impl Session {
 
     fn command(&self, frame: &Frame<'_>, kind: Answer) -> Result<(), Refusal> {
         let actor = self.admitted()?;
-        let command = frame.command()?.ok_or_else(unknown_type)?;
+        let command = frame.command(&actor.user)?.ok_or_else(unknown_type)?;
         let client_id = frame.key()?;
         let reply = self.reply(&frame.id, kind)?;
         let request = Request {
@@ -380,7 +380,7 @@ impl Session {
             Ok(login) => return self.enter(pending, login),
             Err(LoginError::Token(error)) => {
                 metrics::counter!(AUTH_FAILURES, "reason" => error.as_str()).increment(1);
-                refusal_of(error)
+                error.into()
             }
             Err(LoginError::Refused(refusal)) => refusal,
         };
@@ -496,7 +496,7 @@ impl Session {
         }
         if !self.watch_expiry(now) {
             self.expired = Some(now);
-            self.refuse(&Id::None, &refusal_of(AuthError::Expired));
+            self.refuse(&Id::None, &AuthError::Expired.into());
         }
         Ok(())
     }
@@ -526,15 +526,6 @@ fn unknown_type() -> Refusal {
 fn is_sign_of_life(json: &str) -> bool {
     let inside = json.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
     inside.is_some_and(|inside| inside.trim_ascii().is_empty())
-}
-
-fn refusal_of(error: AuthError) -> Refusal {
-    let code = if error == AuthError::Expired {
-        ErrorCode::TokenExpired
-    } else {
-        ErrorCode::Unauthenticated
-    };
-    Refusal::new(code, error.to_string())
 }
 
 fn too_many_subscriptions(settings: &WsSettings) -> Refusal {

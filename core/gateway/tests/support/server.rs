@@ -36,6 +36,15 @@ impl Server {
     }
 
     pub async fn set(change: impl FnOnce(&mut GatewaySettings)) -> Server {
+        let by_secret = AuthConfig {
+            secrets: vec![SECRET.to_vec()],
+            ..AuthConfig::default()
+        };
+        Server::believing(by_secret, change).await
+    }
+
+    /// With other keys.
+    pub async fn believing(auth: AuthConfig, change: impl FnOnce(&mut GatewaySettings)) -> Server {
         let limits = Limits {
             rate_per_second: 1_000_000,
             rate_burst: 1_000_000,
@@ -56,11 +65,7 @@ impl Server {
         (settings.ws.frames_per_second, settings.ws.frames_burst) = (0, 1_000);
         settings.socketio.dialects = ["/echo", "/"].map(open_to_all).to_vec();
         change(&mut settings);
-        let auth = Authenticator::new(AuthConfig {
-            secrets: vec![SECRET.to_vec()],
-            ..AuthConfig::default()
-        })
-        .expect("a key");
+        let auth = Authenticator::new(auth).expect("a key");
         let origins = Origins::new(&["https://shop.example".to_string()], false).expect("an origin");
         let gateway = Gateway::new(engine, auth, origins, settings);
         // Small system buffers, so that who does not read is noticed after kilobytes and not after megabytes.

@@ -2,7 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    signature::{Ed25519KeyPair, KeyPair},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use haggle_gateway::{AuthConfig, Jwks};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use crate::{
     client::{Client, Got, HANDSHAKE},
@@ -36,6 +46,43 @@ async fn the_token_may_stand_in_the_head() {
     let (mut ann, answered) = Client::handshake(server.address, "GET", &[&HANDSHAKE[..], &[&line]].concat()).await;
     assert_eq!(answered.status, 101);
     assert_eq!(ann.json().await["t"], "hello");
+    assert_eq!(ann.until(|frame| frame["t"] == "ok").await["d"]["user"], "ann");
+}
+
+/// A key, its set as an identity provider serves it (at the URL, once), and a token signed by it.
+async fn provider() -> (String, String) {
+    let pair = Ed25519KeyPair::generate().expect("generates");
+    let private: Pkcs8V1Der<'_> = pair.as_der().expect("encodes");
+    let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
+    let keys = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "one", "use": "sig", "x": x}]}).to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/keys", listener.local_addr().expect("it is bound"));
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("somebody asks");
+        let _ = stream.read(&mut [0; 2048]).await;
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", keys.len());
+        let _ = stream.write_all(format!("{head}{keys}").as_bytes()).await;
+    });
+    let header = jsonwebtoken::Header {
+        kid: Some("one".into()),
+        ..jsonwebtoken::Header::new(jsonwebtoken::Algorithm::EdDSA)
+    };
+    let claims = json!({"sub": "ann", "exp": jsonwebtoken::get_current_timestamp() + 600});
+    let key = jsonwebtoken::EncodingKey::from_ed_der(private.as_ref());
+    (url, jsonwebtoken::encode(&header, &claims, &key).expect("signs"))
+}
+
+#[tokio::test]
+async fn keys_are_fetched_for_a_token_in_the_head() {
+    let (url, token) = provider().await;
+    let by_url = AuthConfig {
+        jwks: Some(Jwks::Url(url)),
+        ..AuthConfig::default()
+    };
+    let server = Server::believing(by_url, |_| {}).await;
+    let line = format!("Authorization: Bearer {token}");
+    let (mut ann, answered) = Client::handshake(server.address, "GET", &[&HANDSHAKE[..], &[&line]].concat()).await;
+    assert_eq!(answered.status, 101, "the first one to come with this key");
     assert_eq!(ann.until(|frame| frame["t"] == "ok").await["d"]["user"], "ann");
 }
 

@@ -8,6 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use haggle_gateway::auth;
 use haggle_model::ErrorCode;
 
 use super::{Admin, problem::Problem};
@@ -24,7 +25,7 @@ async fn check(admin: &Admin, headers: &HeaderMap) -> Result<(), Problem> {
     if !is_allowed_host(headers, &admin.hosts) {
         return Err(forbidden("the Host header is not one of server.admin_hosts"));
     }
-    let token = bearer(headers).ok_or_else(|| unauthenticated("this needs a bearer token with the role `admin`"))?;
+    let token = auth::bearer(headers).map_err(|_| unauthenticated("this needs a bearer token with the role `admin`"))?;
     let identity = admin
         .auth
         .authenticate(token)
@@ -43,11 +44,6 @@ fn forbidden(detail: &str) -> Problem {
 
 fn unauthenticated(detail: &str) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated.as_str(), detail)
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Exactly one Host header, with or without a port.
