@@ -22,8 +22,9 @@ use super::{
     },
     metrics::{self, Reason},
     opened::Opened,
-    owned::{Owned, args_of},
+    owned::{Arrival, Owned, args_of},
     packet::{Assembler, Kind, Packet, Whole},
+    permit::Permit,
     place::{Place, Seated},
     recovery::{self, Asked},
 };
@@ -319,9 +320,10 @@ async fn enter_owned(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, auth:
     }
     let recovers = session.settings().recovers(namespace);
     match own(session, dialect.clone(), sid, auth, recovers, identity).await {
-        Ok(owned) => {
-            let place = owned.place();
-            joined(session, namespace, &place.id, place.pid(), Space::Owned(owned.clone()));
+        Ok(arrival) => {
+            let place = arrival.owned().place();
+            joined(session, namespace, &place.id, place.pid(), Space::Owned(arrival.owned().clone()));
+            let owned = arrival.seated();
             owned.connected();
             entered(session, owned);
         }
@@ -355,7 +357,7 @@ impl No {
     }
 }
 
-/// Counts the user and asks the plugin.
+/// Counts the user and asks the plugin. Whoever stops waiting for it leaves nothing behind.
 async fn own(
     session: &Arc<Session>,
     dialect: Arc<Dialect>,
@@ -363,29 +365,25 @@ async fn own(
     auth: String,
     recovers: bool,
     identity: Option<Identity>,
-) -> Result<Arc<Owned>, No> {
-    let gateway = &session.gateway;
+) -> Result<Arrival, No> {
     let namespace = &dialect.settings.namespace;
-    if !gateway.engine.hooks().plan().offers_namespace(&dialect.plugin, namespace) {
+    if !session.gateway.engine.hooks().plan().offers_namespace(&dialect.plugin, namespace) {
         tracing::warn!(plugin = %dialect.plugin, %namespace, "socketio.dialects names a plugin that is not active, or does not offer the namespace");
         let text = "the plugin of this namespace is not active";
         return Err(No::Failed(Refusal::new(ErrorCode::Unavailable, text)));
     }
-    if let Some(identity) = &identity {
-        admit(session, identity).await.map_err(No::Failed)?;
-    }
-    let place = Place::new(session.clone(), sid, recovers, identity);
-    let owned = Owned::new(place, dialect.clone());
-    let no = match owned.connect(handshake(session, namespace, auth)).await {
-        Ok(NamespaceAnswer::Done) => return Ok(owned),
-        Ok(NamespaceAnswer::Refused { message, data }) => No::Refused { message, data },
-        Ok(_) => No::Failed(Refusal::new(ErrorCode::Internal, "the plugin gave another answer")),
-        Err(refusal) => No::Failed(refusal),
+    let who = match identity {
+        Some(identity) => Some(admit(session, identity).await.map_err(No::Failed)?),
+        None => None,
     };
-    if let Some(user) = owned.place().named_user() {
-        gateway.connections.leave(user);
+    let place = Place::new(session.clone(), sid, recovers, who);
+    let mut arrival = Arrival::of(Owned::new(place, dialect.clone()));
+    match arrival.ask(handshake(session, namespace, auth)).await {
+        Ok(NamespaceAnswer::Done) => Ok(arrival),
+        Ok(NamespaceAnswer::Refused { message, data }) => Err(No::Refused { message, data }),
+        Ok(_) => Err(No::Failed(Refusal::new(ErrorCode::Internal, "the plugin gave another answer"))),
+        Err(refusal) => Err(No::Failed(refusal)),
     }
-    Err(no)
 }
 
 fn handshake(session: &Session, namespace: &str, auth: String) -> Handshake {
@@ -479,19 +477,16 @@ async fn enter_chat(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, identi
 
 /// Makes a chat of an identity. Counts its user.
 async fn login(session: &Arc<Session>, sid: Arc<str>, recovers: bool, identity: Identity) -> Result<Arc<Chat>, Refusal> {
-    admit(session, &identity).await?;
-    Ok(Chat::new(Place::new(session.clone(), sid, recovers, Some(identity))))
+    let who = admit(session, identity).await?;
+    Ok(Chat::new(Place::new(session.clone(), sid, recovers, Some(who))))
 }
 
 /// Counts a connection of the user.
-async fn admit(session: &Session, identity: &Identity) -> Result<(), Refusal> {
+async fn admit(session: &Session, identity: Identity) -> Result<(Identity, Permit), Refusal> {
     let gateway = &session.gateway;
     gateway.engine.see_user(&identity.user).await?;
-    let max = gateway.settings.ws.connections_per_user_max;
-    if !gateway.connections.enter(&identity.user, max) {
-        return Err(Refusal::new(ErrorCode::RateLimited, format!("at most {max} connections of one user")));
-    }
-    Ok(())
+    let permit = Permit::of(gateway, &identity.user)?;
+    Ok((identity, permit))
 }
 
 /// Who a token speaks for.
@@ -563,12 +558,13 @@ async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue
     let identity = identity(&session.gateway, &token).await?;
     let data = authenticated_json(&identity);
     let entrance = Entrance::of(session, namespace);
-    let space = match entrance.dialect(Some(&token)) {
+    let (space, arrival) = match entrance.dialect(Some(&token)) {
         Some(dialect) => {
-            let owned = own(session, dialect.clone(), sid, auth, false, Some(identity)).await;
-            Space::Owned(owned.map_err(|no| no.refusal(dialect.plugin.as_str()))?)
+            let arrival = own(session, dialect.clone(), sid, auth, false, Some(identity)).await;
+            let arrival = arrival.map_err(|no| no.refusal(dialect.plugin.as_str()))?;
+            (Space::Owned(arrival.owned().clone()), Some(arrival))
         }
-        None if entrance.is_chat => Space::Chat(login(session, sid, false, identity).await?),
+        None if entrance.is_chat => (Space::Chat(login(session, sid, false, identity).await?), None),
         None => return Err(Refusal::forbidden("this token is for no namespace of this name")),
     };
     let mut spaces = session.spaces.lock();
@@ -579,22 +575,10 @@ async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue
     match place {
         Some(place) => {
             *place = space.clone();
+            arrival.map(Arrival::seated);
             Ok(Some((data, space)))
         }
-        None => {
-            drop(spaces);
-            given_up(session, space);
-            Ok(None)
-        }
-    }
-}
-
-/// A place that was made for somebody who has gone.
-fn given_up(session: &Session, space: Space) {
-    match space {
-        Space::Chat(chat) => session.gateway.connections.leave(&chat.place().user),
-        Space::Owned(owned) => recovery::left(owned, session, Reason::TransportClose),
-        Space::Waiting { .. } => {}
+        None => Ok(None),
     }
 }
 

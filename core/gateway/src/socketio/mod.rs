@@ -21,6 +21,7 @@ pub mod metrics;
 mod opened;
 mod owned;
 pub mod packet;
+mod permit;
 mod place;
 mod recovery;
 

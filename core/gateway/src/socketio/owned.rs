@@ -128,18 +128,6 @@ impl Owned {
         engine.namespace(self.actor(), &self.dialect.plugin, Some(self.clone()), call).await
     }
 
-    // In and out of the namespace.
-
-    /// Asks the plugin whether this connection may be; from here on it can be found.
-    pub async fn connect(self: &Arc<Self>, handshake: Handshake) -> Result<NamespaceAnswer, Refusal> {
-        self.dialect.enter(self);
-        let answer = self.ask_plugin(NamespaceCall::Connect(handshake)).await;
-        if !matches!(answer, Ok(NamespaceAnswer::Done)) {
-            self.dialect.leave(self);
-        }
-        answer
-    }
-
     /// The connect is answered: what was held follows.
     pub fn connected(&self) {
         let mut state = self.state.lock();
@@ -308,6 +296,60 @@ impl Owned {
 
     pub fn take_rooms(&self) -> BTreeSet<Box<str>> {
         std::mem::take(&mut self.state.lock().rooms)
+    }
+}
+
+/// A connection whose plugin is asked whether it may be, until it has its place. Dropped before, because the plugin says no or
+/// the client has gone meanwhile, it leaves nothing.
+pub(super) struct Arrival {
+    owned: Arc<Owned>,
+    /// The plugin may have let it in, and is to hear of its end.
+    is_known: bool,
+    is_seated: bool,
+}
+
+impl Arrival {
+    /// From here on the connection is found by what plugins emit.
+    pub fn of(owned: Arc<Owned>) -> Arrival {
+        owned.dialect.enter(&owned);
+        Arrival {
+            owned,
+            is_known: false,
+            is_seated: false,
+        }
+    }
+
+    /// Asks the plugin.
+    pub async fn ask(&mut self, handshake: Handshake) -> Result<NamespaceAnswer, Refusal> {
+        self.is_known = true;
+        let answer = self.owned.ask_plugin(NamespaceCall::Connect(handshake)).await;
+        self.is_known = matches!(answer, Ok(NamespaceAnswer::Done));
+        answer
+    }
+
+    pub fn owned(&self) -> &Arc<Owned> {
+        &self.owned
+    }
+
+    /// The session has it among its places, and ends it.
+    pub fn seated(mut self) -> Arc<Owned> {
+        self.is_seated = true;
+        self.owned.clone()
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if self.is_seated {
+            return;
+        }
+        let owned = &self.owned;
+        owned.place.line().permit = None; // Others may hold on to the connection a little longer.
+        owned.dialect.leave(owned);
+        if self.is_known {
+            let reason = owned.place.session().ended().unwrap_or(Reason::TransportError);
+            owned.put(Job::Disconnect(reason));
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use super::{
         sessions::new_id,
     },
     metrics::Reason,
+    permit::Permit,
     recovery::{Away, Ring},
 };
 use crate::{Gateway, Identity};
@@ -47,6 +48,8 @@ pub(super) struct Line {
     /// That carries what is said to the client; over, when the client is away.
     pub session: Arc<Session>,
     pub away: Option<Away>,
+    /// Held while somebody is there whose connections are counted.
+    pub permit: Option<Permit>,
     /// What the client gets after a cut.
     pub ring: Option<Box<Ring>>,
 }
@@ -72,11 +75,11 @@ pub(super) trait Seated: Subscriber {
 
 impl Place {
     /// Of somebody with a token, or of nobody. With `recovers` the client can be known again.
-    pub fn new(session: Arc<Session>, id: Arc<str>, recovers: bool, identity: Option<Identity>) -> Place {
+    pub fn new(session: Arc<Session>, id: Arc<str>, recovers: bool, who: Option<(Identity, Permit)>) -> Place {
         let gateway = session.gateway.clone();
-        let (user, roles, expires_at) = match identity {
-            Some(identity) => (identity.user, identity.roles, Some(identity.expires_at)),
-            None => (UserId::from(""), Arc::from([]), None),
+        let (user, roles, expires_at, permit) = match who {
+            Some((identity, permit)) => (identity.user, identity.roles, Some(identity.expires_at), Some(permit)),
+            None => (UserId::from(""), Arc::from([]), None, None),
         };
         Place {
             id,
@@ -86,6 +89,7 @@ impl Place {
                 ring: recovers.then(|| gateway.socketio.recovery.ring()),
                 session,
                 away: None,
+                permit,
             }),
             away: AtomicBool::new(false),
             rights: Mutex::new(Rights {

@@ -16,7 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use haggle_engine::Refusal;
-use haggle_model::{ErrorCode, UserId};
+use haggle_model::UserId;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -28,6 +28,7 @@ use super::{
     encode,
     engineio::session::{By, Session},
     metrics::{self, Reason},
+    permit::Permit,
     place::{Place, Seated},
 };
 use crate::{Identity, settings::SocketIoSettings, ws::frame};
@@ -310,9 +311,7 @@ pub(super) fn left(seat: Seat, session: &Session, reason: Reason) {
     if !std::ptr::eq(&*line.session, session) {
         return; // The client is back already, in another session.
     }
-    if let Some(user) = place.named_user() {
-        gateway.connections.leave(user);
-    }
+    line.permit = None;
     let may_come_back = line.ring.is_some() && reason.is_a_cut() && !gateway.socketio.is_draining();
     if !may_come_back {
         drop(line);
@@ -400,19 +399,11 @@ fn take_over(seat: &Seat, session: &Arc<Session>, namespace: &str, offset: Optio
     };
     let was_away = line.away;
     if let Some(away) = was_away {
-        let max = gateway.settings.ws.connections_per_user_max;
-        if let Some(user) = place.named_user()
-            && !gateway.connections.enter(user, max)
-        {
-            return Err(Refusal::new(ErrorCode::RateLimited, format!("at most {max} connections of one user")));
-        }
+        let permit = place.named_user().map(|user| Permit::of(gateway, user)).transpose()?;
         if !gateway.socketio.recovery.unpark(away.since) {
-            if let Some(user) = place.named_user() {
-                gateway.connections.leave(user);
-            }
             return Ok(false);
         }
-        line.away = None;
+        (line.away, line.permit) = (None, permit);
     }
     let before = std::mem::replace(&mut line.session, session.clone());
     if let Some(identity) = identity {

@@ -29,6 +29,23 @@ impl Server {
         request(self.address, "POST", &path, "content-type: text/plain;charset=UTF-8\r\n", body.as_bytes()).await
     }
 
+    /// A POST that goes on in the background.
+    pub fn posting(&self, sid: &str, body: String) -> tokio::task::JoinHandle<Answer> {
+        let (address, path) = (self.address, format!("/socket.io/?EIO=4&transport=polling&sid={sid}"));
+        let headers = "content-type: text/plain;charset=UTF-8\r\n";
+        tokio::spawn(async move { request(address, "POST", &path, headers, body.as_bytes()).await })
+    }
+
+    /// Waits until the plugin was asked this.
+    pub async fn hears(&self, text: &str) {
+        let heard = async {
+            while !self.heard.lock().expect("nobody panics with it").iter().any(|heard| heard == text) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(PATIENCE, heard).await.unwrap_or_else(|_| panic!("the plugin hears: {text}"));
+    }
+
     pub async fn poll(&self, sid: &str) -> Answer {
         self.get(&format!("EIO=4&transport=polling&sid={sid}")).await
     }

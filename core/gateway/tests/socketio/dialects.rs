@@ -104,20 +104,45 @@ async fn a_plugin_lets_in_refuses_or_fails() {
     };
     assert_eq!(other, r#"44/elsewhere,{"message":"Invalid namespace"}"#);
     socket.send("41/shop,").await;
-    let told = async {
-        while !server
-            .heard
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|text| text == "disconnect: client namespace disconnect")
-        {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(5), told)
-        .await
-        .expect("the plugin hears of the disconnect");
+    server.hears("disconnect: client namespace disconnect").await;
+}
+
+#[tokio::test]
+async fn who_goes_while_the_plugin_thinks_leaves_nothing() {
+    let server = Server::set(|settings| {
+        settings.ws.connections_per_user_max = 1;
+        let mut late = of_plugin("/late");
+        late.auth_grace = Duration::from_secs(300);
+        settings.socketio.dialects = vec![of_plugin("/shop"), late];
+    })
+    .await;
+    let mut eve = join(&server, "eve").await;
+    for (user, namespace, is_late) in [("ann", "/shop", false), ("bob", "/late", true)] {
+        let held_up = server.gate.write().await;
+        let sid = server.open().await;
+        let connect = json!({"token": token(user), "as": "slow"});
+        let asks = if is_late {
+            assert_eq!(server.post(&sid, r#"40/late,{"as":"slow"}"#).await.body, "ok");
+            format!("42/late,{}", json!(["authenticate", {"token": token(user)}]))
+        } else {
+            format!("40{namespace},{connect}")
+        };
+        let posting = server.posting(&sid, asks);
+        server.hears(&format!("connect {namespace} as `{user}` with {{\"as\":\"slow\"}}")).await;
+        posting.abort();
+        server.hears("disconnect: transport error").await;
+        server.heard.lock().unwrap().clear();
+        drop(held_up);
+
+        let conversation = server.direct(user, "zed").await;
+        server.say("zed", conversation, "nobody is there").await;
+        let other = server.direct("eve", "zed").await;
+        server.say("zed", other, "eve is").await;
+        assert_eq!(next_kept(&mut eve).await, json!(["message_notification", "eve is"]));
+        let heard = server.heard.lock().unwrap().join(", ");
+        assert!(!heard.contains("nobody is there"), "{user} is not in the namespace's list: {heard}");
+        join(&server, user).await; // Nor counted.
+    }
 }
 
 #[tokio::test]

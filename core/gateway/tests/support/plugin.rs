@@ -17,7 +17,7 @@ pub const PLUGIN: &str = "dialect";
 
 /// What it was asked, for tests that look.
 pub type Heard = Arc<Mutex<Vec<String>>>;
-/// Whoever writes to it holds mappings and the event `slow` up.
+/// Whoever writes to it holds mappings, the event `slow` and whoever connects as `slow` up.
 pub type Gate = Arc<tokio::sync::RwLock<()>>;
 
 #[derive(Clone, Default)]
@@ -202,6 +202,9 @@ impl Plan for Dialect {
                         message: "not you".into(),
                         data: Some(r#"{"code":"unwelcome"}"#.into()),
                     });
+                }
+                if handshake.auth.contains("slow") {
+                    drop(self.gate.read().await);
                 }
                 if handshake.auth.contains("broken") {
                     return Err(failed(plugin));

@@ -423,7 +423,12 @@ impl Session {
 
     /// The session is over.
     pub fn is_over(&self) -> bool {
-        self.state.lock().end.is_some()
+        self.ended().is_some()
+    }
+
+    /// Why it is over.
+    pub fn ended(&self) -> Option<Reason> {
+        self.state.lock().end.map(|(reason, _)| reason)
     }
 
     // Time.
