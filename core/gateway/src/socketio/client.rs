@@ -20,6 +20,7 @@ use super::{
         session::{By, Session},
         sessions::new_id,
     },
+    failure,
     metrics::{self, Reason},
     opened::Opened,
     owned::{Arrival, Owned, args_of},
@@ -150,8 +151,7 @@ async fn handle(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byt
         (Kind::ConnectError, _) => Err(Reason::ParseError),
         (Kind::Connect, None) => {
             // In boxes of their own, here and below: what is rare must not be room that every idle connection keeps.
-            Box::pin(connect(session, packet)).await;
-            Ok(())
+            Box::pin(connect(session, packet)).await
         }
         // Twice, or without having joined.
         (Kind::Connect, Some(_)) | (_, None) => Err(Reason::ForcedServerClose),
@@ -209,27 +209,29 @@ fn answer(session: &Arc<Session>, namespace: &str, ack: Option<u64>, result: Res
 
 // Joining.
 
-async fn connect(session: &Arc<Session>, packet: Packet<'_>) {
+/// An error ends the session, so that its client comes back later.
+async fn connect(session: &Arc<Session>, packet: Packet<'_>) -> Result<(), Reason> {
     let namespace = packet.namespace;
     if session.spaces.lock().list.len() >= SPACES_MAX {
-        return refuse(session, namespace, "too many namespaces", None, "refused");
+        let message = format!("a connection may be in {SPACES_MAX} namespaces");
+        return refuse(session, namespace, &Refusal::new(ErrorCode::TooLarge, message));
     }
     let entrance = Entrance::of(session, namespace);
     if entrance.is_none() {
         let have = &session.settings().namespace;
         tracing::debug!(asked = namespace, %have, "a Socket.IO client asked for a namespace that is not there (socketio.namespace, socketio.dialects)");
-        return refuse(session, namespace, "Invalid namespace", None, "unknown");
+        return refuse_unknown(session, namespace);
     }
     let token = match token_in(packet.data) {
         Ok(token) => token.or_else(|| session.token.as_deref().map(str::to_owned)),
-        Err(error) => return refuse_login(session, namespace, &error.into()),
+        Err(error) => return refuse(session, namespace, &error.into()),
     };
     let sid: Arc<str> = new_id(&session.settings().node).into();
     let auth = auth_without_token(packet.data);
     match token {
         Some(token) => match identity(&session.gateway, &token).await {
             Ok(identity) => enter(session, &packet, sid, auth, Some((token, identity))).await,
-            Err(refusal) => refuse_login(session, namespace, &refusal),
+            Err(refusal) => refuse(session, namespace, &refusal),
         },
         None if entrance.is_anonymous => enter(session, &packet, sid, auth, None).await,
         None if entrance.grace > Duration::ZERO => {
@@ -242,8 +244,9 @@ async fn connect(session: &Arc<Session>, packet: Packet<'_>) {
             };
             joined(session, namespace, &sid, None, waiting);
             session.call_spaces_at(Some(until));
+            Ok(())
         }
-        None => refuse_login(session, namespace, &AuthError::Missing.into()),
+        None => refuse(session, namespace, &AuthError::Missing.into()),
     }
 }
 
@@ -293,7 +296,7 @@ impl Entrance {
 }
 
 /// Lets somebody in whose token is good, or who needs none.
-async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth: String, who: Option<(String, Identity)>) {
+async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth: String, who: Option<(String, Identity)>) -> Result<(), Reason> {
     let namespace = packet.namespace;
     let entrance = Entrance::of(session, namespace);
     let token = who.as_ref().map(|(token, _)| token.as_str());
@@ -301,22 +304,31 @@ async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth:
     let identity = who.map(|(_, identity)| identity);
     match (dialect, identity) {
         (Some(dialect), identity) => enter_owned(session, &Asked::of(packet.data), sid, auth, dialect, identity).await,
-        (None, Some(identity)) if entrance.is_chat => {
-            if let Err(refusal) = enter_chat(session, &Asked::of(packet.data), sid, identity).await {
-                refuse_login(session, namespace, &refusal);
-            }
-        }
-        _ => refuse(session, namespace, "Invalid namespace", None, "unknown"),
+        (None, Some(identity)) if entrance.is_chat => match enter_chat(session, &Asked::of(packet.data), sid, identity).await {
+            Ok(()) => Ok(()),
+            Err(refusal) => refuse(session, namespace, &refusal),
+        },
+        _ => refuse_unknown(session, namespace),
     }
 }
 
 /// Lets a client into a plugin's namespace: into the place it had, or a new one.
-async fn enter_owned(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, auth: String, dialect: Arc<Dialect>, identity: Option<Identity>) {
+async fn enter_owned(
+    session: &Arc<Session>,
+    asked: &Asked,
+    sid: Arc<str>,
+    auth: String,
+    dialect: Arc<Dialect>,
+    identity: Option<Identity>,
+) -> Result<(), Reason> {
     let namespace = &dialect.settings.namespace;
     match recovery::resume(session, Some(&dialect), asked, identity.as_ref()) {
-        Ok(Some(seat)) => return watch(session, seat.place()),
+        Ok(Some(seat)) => {
+            watch(session, seat.place());
+            return Ok(());
+        }
         Ok(None) => {}
-        Err(refusal) => return No::Failed(refusal).tell(session, namespace),
+        Err(refusal) => return refuse(session, namespace, &refusal),
     }
     let recovers = session.settings().recovers(namespace);
     match own(session, dialect.clone(), sid, auth, recovers, identity).await {
@@ -326,8 +338,14 @@ async fn enter_owned(session: &Arc<Session>, asked: &Asked, sid: Arc<str>, auth:
             let owned = arrival.seated();
             owned.connected();
             entered(session, owned);
+            Ok(())
         }
-        Err(no) => no.tell(session, namespace),
+        Err(No::Refused { message, data }) => {
+            count_connect("refused");
+            session.push(encode::connect_refused(namespace, &message, data.as_deref()));
+            Ok(())
+        }
+        Err(No::Failed(refusal)) => refuse(session, namespace, &refusal),
     }
 }
 
@@ -338,16 +356,6 @@ enum No {
 }
 
 impl No {
-    fn tell(self, session: &Arc<Session>, namespace: &str) {
-        match self {
-            No::Refused { message, data } => {
-                count_connect("refused");
-                session.push(encode::connect_refused(namespace, &message, data.as_deref()));
-            }
-            No::Failed(refusal) => refuse(session, namespace, &refusal.message, Some(refusal.code), "refused"),
-        }
-    }
-
     /// For who is in already and hears of it late.
     fn refusal(self, plugin: &str) -> Refusal {
         match self {
@@ -370,7 +378,7 @@ async fn own(
     if !session.gateway.engine.hooks().plan().offers_namespace(&dialect.plugin, namespace) {
         tracing::warn!(plugin = %dialect.plugin, %namespace, "socketio.dialects names a plugin that is not active, or does not offer the namespace");
         let text = "the plugin of this namespace is not active";
-        return Err(No::Failed(Refusal::new(ErrorCode::Unavailable, text)));
+        return Err(No::Failed(Refusal::new(ErrorCode::NotFound, text)));
     }
     let who = match identity {
         Some(identity) => Some(admit(session, identity).await.map_err(No::Failed)?),
@@ -427,12 +435,20 @@ fn count_connect(result: &'static str) {
     ::metrics::counter!(metrics::CONNECTS, "result" => result).increment(1);
 }
 
-fn refuse(session: &Arc<Session>, namespace: &str, message: &str, code: Option<ErrorCode>, result: &'static str) {
-    count_connect(result);
-    session.push(encode::connect_error(namespace, message, code));
+fn refuse_unknown(session: &Arc<Session>, namespace: &str) -> Result<(), Reason> {
+    count_connect("unknown");
+    session.push(encode::connect_error(namespace, "Invalid namespace", None));
+    Ok(())
 }
 
-fn refuse_login(session: &Arc<Session>, namespace: &str, refusal: &Refusal) {
+/// Does not let a client in. A decision is told, and the client asks no more by itself; of what passes it is not told, but loses
+/// its connection, which makes it come back after a while.
+fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<(), Reason> {
+    if failure::passes(refusal) {
+        count_connect("failed");
+        tracing::warn!(%namespace, %refusal, "a Socket.IO client could not be let in now; it is disconnected and comes back");
+        return Err(Reason::ForcedServerClose);
+    }
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
     let message = if refusal.code == ErrorCode::TokenExpired {
         "Invalid token"
@@ -446,7 +462,9 @@ fn refuse_login(session: &Arc<Session>, namespace: &str, refusal: &Refusal) {
              (socketio.query_token) or by `authenticate` (socketio.auth_grace_ms), and must fit [auth]"
         );
     }
-    refuse(session, namespace, message, Some(refusal.code), "refused");
+    count_connect("refused");
+    session.push(encode::connect_error(namespace, message, Some(refusal.code)));
+    Ok(())
 }
 
 fn joined(session: &Arc<Session>, namespace: &str, sid: &str, pid: Option<&str>, space: Space) {

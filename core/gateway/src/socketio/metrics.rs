@@ -10,7 +10,7 @@ pub const CLOSES: &str = "haggle_socketio_closes_total";
 pub const REFUSED: &str = "haggle_socketio_refused_total";
 /// Requests for a session of another node.
 pub const MISROUTED: &str = "haggle_socketio_misrouted_total";
-/// Namespaces asked for; label `result` (`joined`, `refused`, `unknown`).
+/// Namespaces asked for; label `result` (`joined`, `refused`, `unknown`, `failed`).
 pub const CONNECTS: &str = "haggle_socketio_connects_total";
 /// Sessions that went from polling to WebSocket.
 pub const UPGRADES: &str = "haggle_socketio_upgrades_total";
@@ -109,7 +109,7 @@ pub fn describe() {
         counter!(REFUSED, "code" => code).absolute(0);
     }
     counter!(MISROUTED).absolute(0);
-    for result in ["joined", "refused", "unknown"] {
+    for result in ["joined", "refused", "unknown", "failed"] {
         counter!(CONNECTS, "result" => result).absolute(0);
     }
     counter!(UPGRADES).absolute(0);

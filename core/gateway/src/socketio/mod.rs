@@ -17,6 +17,7 @@ mod client;
 mod dialects;
 mod encode;
 pub mod engineio;
+mod failure;
 pub mod metrics;
 mod opened;
 mod owned;

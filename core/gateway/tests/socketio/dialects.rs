@@ -146,6 +146,31 @@ async fn who_goes_while_the_plugin_thinks_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn who_cannot_be_let_in_for_now_is_disconnected_and_told_nothing() {
+    let server = Server::set(|settings| {
+        settings.ws.connections_per_user_max = 1;
+        settings.socketio.dialects = vec![of_plugin("/shop")];
+    })
+    .await;
+    for passing in ["overloaded", "timeout", "breaker"] {
+        let mut socket = open(&server).await;
+        socket
+            .send(&format!("40/shop,{}", json!({"token": token("ann"), "fails": passing})))
+            .await;
+        assert_eq!(socket.next().await, Got::Closed, "{passing}");
+    }
+    let _ann = (join(&server, "ann").await, server.chat("bob").await);
+    for (namespace, user) in [("/shop", "ann"), ("/chat", "ann"), ("/shop", "bob")] {
+        let mut socket = open(&server).await;
+        socket.send(&format!("40{namespace},{}", json!({"token": token(user)}))).await;
+        assert_eq!(socket.next().await, Got::Closed, "{user} has a connection already");
+        let sid = server.open().await;
+        let posted = server.post(&sid, &format!("40{namespace},{}", json!({"token": token(user)}))).await;
+        assert_eq!((posted.status, &*server.poll(&sid).await.body), (400, "1"), "polling");
+    }
+}
+
+#[tokio::test]
 async fn only_configured_namespaces_are_open_to_everybody() {
     let server = Server::with(|settings| {
         let mut open = of_plugin("/open");
@@ -178,7 +203,7 @@ async fn a_plugin_that_is_not_active_is_named() {
     let (_, answer) = connect(&server, json!({"token": token("ann")})).await;
     assert_eq!(
         answer,
-        r#"44/shop,{"message":"the plugin of this namespace is not active","data":{"code":"unavailable"}}"#
+        r#"44/shop,{"message":"the plugin of this namespace is not active","data":{"code":"not_found"}}"#
     );
 }
 

@@ -182,3 +182,22 @@ fn what_a_plugin_is_too_slow_to_map_is_counted_and_harms_nobody_else() {
         while heard(&mut bob, "message_notification").await != "after" {}
     });
 }
+
+#[test]
+fn connects_are_counted_by_their_result() {
+    Counters::run(async |counters| {
+        let server = Server::with(|settings| settings.dialects = vec![of_plugin("/shop")]).await;
+        for (connect, result) in [
+            (format!("40/chat,{}", json!({"token": token("ann")})), "joined"),
+            ("40/chat,".to_owned(), "refused"),
+            ("40/none,".to_owned(), "unknown"),
+            (format!("40/shop,{}", json!({"token": token("ann"), "fails": "overloaded"})), "failed"),
+        ] {
+            let before = counters.by_label(names::CONNECTS);
+            server.post(&server.open().await, &connect).await;
+            let mut expect = before;
+            *expect.get_mut(result).expect("it is there from the start") += 1;
+            assert_eq!(counters.by_label(names::CONNECTS), expect, "{connect}");
+        }
+    });
+}

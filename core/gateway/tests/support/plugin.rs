@@ -59,11 +59,11 @@ pub fn emit(audience: SocketAudience, name: &str, args: Args) -> SocketEmit {
     }
 }
 
-fn failed(plugin: &PluginId) -> HookError {
+fn failed(plugin: &PluginId, kind: &'static str) -> HookError {
     HookError {
         plugin: plugin.clone(),
         hook: "namespace",
-        kind: "trap",
+        kind,
         message: "it was told to".into(),
     }
 }
@@ -101,7 +101,7 @@ impl Dialect {
                 guest.emit_to_sockets(question).await.expect("allowed");
                 return Ok(NamespaceAnswer::Ack(None));
             }
-            "fail" => return Err(failed(plugin)),
+            "fail" => return Err(failed(plugin, "trap")),
             "reject" => {
                 return Ok(NamespaceAnswer::Rejected {
                     code: "not_today".into(),
@@ -207,7 +207,13 @@ impl Plan for Dialect {
                     drop(self.gate.read().await);
                 }
                 if handshake.auth.contains("broken") {
-                    return Err(failed(plugin));
+                    return Err(failed(plugin, "trap"));
+                }
+                if let Some(kind) = ["overloaded", "timeout", "breaker"]
+                    .into_iter()
+                    .find(|kind| handshake.auth.contains(kind))
+                {
+                    return Err(failed(plugin, kind));
                 }
                 if handshake.auth.contains("greet") {
                     let greeting = emit(
