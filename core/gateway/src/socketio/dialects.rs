@@ -2,8 +2,8 @@
 //!
 //! What the core publishes is told to [`Dialects`] once. A dialect with anybody in it whom it concerns has its plugin map it,
 //! once, and spreads what comes back: each event is encoded once and handed to the outboxes of those it is for. Mappings of one
-//! conversation keep their order. Whoever would miss a kept event because its plugin is too slow is disconnected, comes back
-//! and reads; signs of life are dropped.
+//! conversation keep their order. Whoever would miss a kept event because its plugin is too slow, or away for too long, is
+//! disconnected, comes back and reads; signs of life are dropped.
 
 use std::{
     collections::HashMap,
@@ -12,19 +12,20 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use haggle_engine::{
-    Published, Push, What,
+    Published, Push, Refusal, What,
     sockets::{Recipients, SocketAudience, SocketEmit, Sockets, Target},
 };
 use haggle_model::{ConversationId, ConversationKind, Event, PluginId, UserId};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    encode, metrics,
+    encode, failure, metrics,
     opened::Opened,
     owned::{Emitted, Owned},
     place::Seated,
@@ -38,6 +39,12 @@ use crate::{
 const LANES: usize = 4;
 /// Published events of one lane that wait to be mapped.
 const WAITING_MAX: usize = 1024;
+/// How long a mapping that fails for a reason that passes is tried again; what comes after it waits meanwhile.
+const RETRIES_WITHIN: Duration = Duration::from_secs(5);
+/// Between the first tries; twice as long each time.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// Between the last ones.
+const RETRY_MAX: Duration = Duration::from_millis(500);
 
 /// All of them, in the order of the configuration.
 #[derive(Default)]
@@ -167,21 +174,26 @@ fn is_mapped(what: &What) -> bool {
     }
 }
 
+/// Who misses it can read it later, and has to be told to: an event of a log, or a mark of what was read. Anything else goes by.
+fn can_be_read(what: &What) -> bool {
+    matches!(what, What::Event(_) | What::Mark { .. })
+}
+
 async fn run_lane(gateway: Weak<Gateway>, index: usize, mut jobs: mpsc::Receiver<Job>) {
     while let Some(job) = jobs.recv().await {
-        let Some(gateway) = gateway.upgrade() else { return };
-        let dialect = &gateway.socketio.dialects.list[index];
-        let users = job.told.users().to_vec();
-        match gateway.engine.map(&dialect.plugin, &dialect.settings.namespace, &job.push, users).await {
-            Ok(emits) => {
-                let kept = !encode::is_volatile(&job.push.what);
-                emits.iter().for_each(|emit| dialect.spread(emit, kept, Some(&job.told)));
+        let (until, mut wait) = (Instant::now() + RETRIES_WITHIN, RETRY_FIRST);
+        loop {
+            let Some(strong) = gateway.upgrade() else { return };
+            let dialect = &strong.socketio.dialects.list[index];
+            let Err(refusal) = dialect.map(&strong, &job).await else { break };
+            let may_be_retried = can_be_read(&job.push.what) && failure::passes(&refusal);
+            if !may_be_retried || Instant::now() + wait > until {
+                dialect.give_up(&job, &refusal, may_be_retried);
+                break;
             }
-            // They may have missed something; to throw them all out would make them come back into the same failure.
-            Err(refusal) => {
-                metrics::unmapped("failed");
-                tracing::warn!(plugin = %dialect.plugin, namespace = %dialect.settings.namespace, %refusal, "an event was not mapped, and is missing in the namespace");
-            }
+            drop(strong); // A gateway that has ended is not kept for what nobody will hear.
+            tokio::time::sleep(wait).await;
+            wait = (2 * wait).min(RETRY_MAX);
         }
     }
 }
@@ -251,9 +263,38 @@ impl Dialect {
         };
         if let Err(mpsc::error::TrySendError::Full(job)) = lane.try_send(job) {
             metrics::unmapped("full");
-            if matches!(job.push.what, What::Event(_)) {
-                self.told(&job.told).into_iter().for_each(Owned::has_missed);
-            }
+            self.miss(&job);
+        }
+    }
+
+    /// Has the plugin map it, and spreads what comes back.
+    async fn map(&self, gateway: &Gateway, job: &Job) -> Result<(), Refusal> {
+        let users = job.told.users().to_vec();
+        let emits = gateway.engine.map(&self.plugin, &self.settings.namespace, &job.push, users).await?;
+        let kept = !encode::is_volatile(&job.push.what);
+        emits.iter().for_each(|emit| self.spread(emit, kept, Some(&job.told)));
+        Ok(())
+    }
+
+    /// It is not mapped. Where the plugin cannot map this one, to throw everybody out would only make them come back to find the
+    /// same; where it was away for too long (`was_late`), coming back is how they get what they missed.
+    fn give_up(&self, job: &Job, refusal: &Refusal, was_late: bool) {
+        metrics::unmapped(if was_late { "late" } else { "failed" });
+        let namespace = &self.settings.namespace;
+        if can_be_read(&job.push.what) {
+            tracing::warn!(plugin = %self.plugin, %namespace, %refusal, was_late, "an event was not mapped, and is missing in the namespace");
+        } else {
+            tracing::debug!(plugin = %self.plugin, %namespace, %refusal, "a sign of life was not mapped");
+        }
+        if was_late {
+            self.miss(job);
+        }
+    }
+
+    /// Lets those come back who miss it.
+    fn miss(&self, job: &Job) {
+        if can_be_read(&job.push.what) {
+            self.told(&job.told).into_iter().for_each(Owned::has_missed);
         }
     }
 

@@ -21,7 +21,7 @@ pub const RECOVERY_AWAY: &str = "haggle_socketio_recovery_away";
 /// What is kept for clients that may miss it.
 pub const RECOVERY_BYTES: &str = "haggle_socketio_recovery_bytes";
 
-/// Published events that a plugin-owned namespace did not get; label `reason` (`failed`, `full`).
+/// Published events that a plugin-owned namespace did not get; label `reason` (`failed`, `late`, `full`).
 pub const UNMAPPED: &str = "haggle_socketio_unmapped_total";
 /// Questions of plugins that no client answered in time.
 pub const UNANSWERED: &str = "haggle_socketio_unanswered_total";
@@ -123,7 +123,7 @@ pub fn describe() {
         Unit::Count,
         "Published events that a namespace of a plugin did not get, by reason"
     );
-    for reason in ["failed", "full"] {
+    for reason in ["failed", "late", "full"] {
         counter!(UNMAPPED, "reason" => reason).absolute(0);
     }
     describe_counter!(UNANSWERED, Unit::Count, "Questions of plugins that no Socket.IO client answered in time");

@@ -201,3 +201,36 @@ fn connects_are_counted_by_their_result() {
         }
     });
 }
+
+#[test]
+fn a_mapping_is_tried_again_while_its_plugin_is_busy_and_not_where_it_is_broken() {
+    Counters::run(async |counters| {
+        let server = Server::with(|settings| settings.dialects = vec![of_plugin("/shop")]).await;
+        let conversation = server.direct("ann", "bob").await;
+        let (mut bob, _) = join_shop(&server, json!({"token": token("bob")})).await;
+        let fail = |kinds: &[&'static str]| server.failing.lock().unwrap().extend(kinds);
+        let lost = |reason| counters.by_label(names::UNMAPPED)[reason];
+
+        fail(&["overloaded", "timeout", "breaker", "gone"]);
+        for text in ["first", "second"] {
+            server.say("ann", conversation, text).await;
+        }
+        for text in ["first", "second"] {
+            assert_eq!(heard(&mut bob, "message_notification").await, text, "in order");
+        }
+        assert_eq!((lost("failed"), lost("late")), (0, 0));
+
+        fail(&["trap"]);
+        for text in ["broken", "third"] {
+            server.say("ann", conversation, text).await;
+        }
+        assert_eq!(heard(&mut bob, "message_notification").await, "third");
+        assert_eq!((lost("failed"), lost("late")), (1, 0));
+
+        fail(&["breaker"; 1_000]);
+        server.say("ann", conversation, "fourth").await;
+        while bob.next().await != Got::Closed {}
+        assert_eq!((lost("failed"), lost("late"), lost("full")), (1, 1, 0), "who missed it comes back");
+        assert_eq!(counters.by_label(names::CLOSES)["forced server close"], 1);
+    });
+}

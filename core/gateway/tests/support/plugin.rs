@@ -2,7 +2,10 @@
 //! happens, just as the events of a test tell it to.
 #![allow(dead_code, reason = "only the tests of namespaces look at what it heard")]
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
 use haggle_engine::{
@@ -20,10 +23,14 @@ pub type Heard = Arc<Mutex<Vec<String>>>;
 /// Whoever writes to it holds mappings, the event `slow` and whoever connects as `slow` up.
 pub type Gate = Arc<tokio::sync::RwLock<()>>;
 
+/// How its next mappings of messages fail.
+pub type Failing = Arc<Mutex<VecDeque<&'static str>>>;
+
 #[derive(Clone, Default)]
 pub struct Dialect {
     pub heard: Heard,
     pub gate: Gate,
+    pub failing: Failing,
 }
 
 impl Hooks for Dialect {
@@ -231,6 +238,13 @@ impl Plan for Dialect {
                 NamespaceAnswer::Done
             }
             NamespaceCall::Map { event, .. } => {
+                let is_message = event.kind == "message.created";
+                if let Some(kind) = is_message
+                    .then(|| self.failing.lock().expect("no test panics here").pop_front())
+                    .flatten()
+                {
+                    return Err(failed(plugin, kind));
+                }
                 let emits = self.map(&event);
                 drop(self.gate.read().await);
                 NamespaceAnswer::Emits(emits)

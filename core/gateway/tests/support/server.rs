@@ -15,7 +15,7 @@ use haggle_store::MemoryStore;
 use tokio::net::TcpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use plugin::{Dialect, Gate, Heard, PLUGIN};
+use plugin::{Dialect, Failing, Gate, Heard, PLUGIN};
 
 const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
 
@@ -26,6 +26,8 @@ pub struct Server {
     pub heard: Heard,
     /// Holds the plugin up.
     pub gate: Gate,
+    /// Lets its mappings fail.
+    pub failing: Failing,
     _stop: DropGuard,
 }
 
@@ -51,7 +53,7 @@ impl Server {
             ..Limits::default()
         };
         let plugin = Dialect::default();
-        let (heard, gate) = (plugin.heard.clone(), plugin.gate.clone());
+        let (heard, gate, failing) = (plugin.heard.clone(), plugin.gate.clone(), plugin.failing.clone());
         let options = EngineOptions {
             store: Arc::new(MemoryStore::new(1)),
             hooks: Arc::new(plugin),
@@ -81,6 +83,7 @@ impl Server {
             gateway,
             heard,
             gate,
+            failing,
             _stop: stop.drop_guard(),
         }
     }
