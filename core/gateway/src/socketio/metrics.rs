@@ -23,6 +23,8 @@ pub const RECOVERY_BYTES: &str = "haggle_socketio_recovery_bytes";
 
 /// Published events that a plugin-owned namespace did not get; label `reason` (`failed`, `late`, `full`).
 pub const UNMAPPED: &str = "haggle_socketio_unmapped_total";
+/// Events for connections whose connect was not answered yet that found no room.
+pub const NOT_HELD: &str = "haggle_socketio_not_held_total";
 /// Questions of plugins that no client answered in time.
 pub const UNANSWERED: &str = "haggle_socketio_unanswered_total";
 
@@ -126,6 +128,12 @@ pub fn describe() {
     for reason in ["failed", "late", "full"] {
         counter!(UNMAPPED, "reason" => reason).absolute(0);
     }
+    describe_counter!(
+        NOT_HELD,
+        Unit::Count,
+        "Events for Socket.IO clients whose connect was not answered yet that found no room"
+    );
+    counter!(NOT_HELD).absolute(0);
     describe_counter!(UNANSWERED, Unit::Count, "Questions of plugins that no Socket.IO client answered in time");
     counter!(UNANSWERED).absolute(0);
     gauge!(CONNECTIONS, "transport" => "socketio").set(0.0);
@@ -140,6 +148,11 @@ pub(crate) fn closed(reason: Reason) {
 /// Counts an event that a namespace did not get.
 pub(crate) fn unmapped(reason: &'static str) {
     counter!(UNMAPPED, "reason" => reason).increment(1);
+}
+
+/// Counts an event that found no room in front of a connect's answer.
+pub(crate) fn not_held() {
+    counter!(NOT_HELD).increment(1);
 }
 
 /// Counts questions without an answer.

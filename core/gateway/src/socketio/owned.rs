@@ -30,8 +30,8 @@ use crate::settings::SocketIoSettings;
 const QUESTIONS_MAX: usize = 64;
 /// How long a question waits.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Events for a connection whose connect is not answered yet.
-const HELD_MAX: usize = 64;
+/// Events for a connection whose connect is not answered yet: as many as a handler may emit, and once more as many of others.
+const HELD_MAX: usize = 512;
 /// The name of a room, in bytes.
 const ROOM_BYTES_MAX: usize = 128;
 
@@ -48,9 +48,16 @@ pub(super) struct Owned {
 struct State {
     rooms: BTreeSet<Box<str>>,
     /// What came before the answer to the connect, which must be the first.
-    held: Option<Vec<Emitted>>,
+    held: Option<Held>,
     next_question: u64,
     questions: VecDeque<Question>,
+}
+
+/// Events that wait for the answer to the connect.
+#[derive(Default)]
+struct Held {
+    events: Vec<Emitted>,
+    bytes: usize,
 }
 
 /// Frames of an event for the client.
@@ -59,6 +66,14 @@ pub(super) enum Emitted {
     Kept(Bytes),
     /// They are not sent again.
     Once(Bytes),
+}
+
+impl Emitted {
+    fn bytes(&self) -> usize {
+        match self {
+            Emitted::Kept(frames) | Emitted::Once(frames) => frames.len(),
+        }
+    }
 }
 
 struct Question {
@@ -98,7 +113,7 @@ impl Owned {
             dialect,
             state: Mutex::new(State {
                 rooms: BTreeSet::new(),
-                held: Some(Vec::new()),
+                held: Some(Held::default()),
                 next_question: 0,
                 questions: VecDeque::new(),
             }),
@@ -133,7 +148,7 @@ impl Owned {
         let mut state = self.state.lock();
         let held = state.held.take().unwrap_or_default();
         // Under the lock, so that nothing overtakes it.
-        held.into_iter().for_each(|emitted| self.send(emitted));
+        held.events.into_iter().for_each(|emitted| self.send(emitted));
     }
 
     // In.
@@ -248,14 +263,22 @@ impl Owned {
 
     // Out.
 
-    pub fn push(&self, emitted: Emitted) {
-        if let Some(held) = &mut self.state.lock().held {
-            if held.len() < HELD_MAX {
-                held.push(emitted);
-            }
-            return;
+    pub fn push(self: &Arc<Self>, emitted: Emitted) {
+        let mut state = self.state.lock();
+        let Some(held) = &mut state.held else {
+            drop(state);
+            return self.send(emitted);
+        };
+        let bytes = held.bytes + emitted.bytes();
+        if held.events.len() < HELD_MAX && bytes <= self.settings().outbox_bytes_max {
+            held.bytes = bytes;
+            return held.events.push(emitted);
         }
-        self.send(emitted);
+        drop(state);
+        metrics::not_held();
+        if matches!(emitted, Emitted::Kept(_)) {
+            self.clone().has_missed();
+        }
     }
 
     fn send(&self, emitted: Emitted) {
@@ -272,7 +295,7 @@ impl Owned {
     }
 
     /// An event that asks for an ack.
-    pub fn ask(&self, token: &str, name: &str, args: &Args) {
+    pub fn ask(self: &Arc<Self>, token: &str, name: &str, args: &Args) {
         let id = {
             let mut state = self.state.lock();
             let (id, now) = (state.next_question, Instant::now());

@@ -108,6 +108,27 @@ async fn a_plugin_lets_in_refuses_or_fails() {
 }
 
 #[tokio::test]
+async fn what_comes_before_the_answer_to_a_connect_follows_it_or_the_client_comes_back() {
+    let server = shop().await;
+    let (mut socket, answer) = connect(&server, json!({"token": token("ann"), "greetings": 256})).await;
+    assert!(answer.starts_with("40/shop,{\"sid\""), "{answer}");
+    for number in 0..256 {
+        assert_eq!(next_kept(&mut socket).await, json!(["greeting", number]), "as many as a handler may emit");
+    }
+    // What the outbox could not hold either is not dropped without a word.
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.outbox_bytes_max = 4_096;
+    })
+    .await;
+    let mut socket = open(&server).await;
+    socket
+        .send(&format!("40/shop,{}", json!({"token": token("ann"), "greetings": 256})))
+        .await;
+    socket.is_closed().await;
+}
+
+#[tokio::test]
 async fn who_goes_while_the_plugin_thinks_leaves_nothing() {
     let server = Server::set(|settings| {
         settings.ws.connections_per_user_max = 1;

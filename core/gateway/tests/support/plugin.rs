@@ -222,7 +222,17 @@ impl Plan for Dialect {
                 {
                     return Err(failed(plugin, kind));
                 }
-                if handshake.auth.contains("greet") {
+                if let Some((_, count)) = handshake.auth.split_once("greetings\":") {
+                    let count: u32 = count.trim_end_matches('}').parse().expect("a number");
+                    for number in 0..count {
+                        let own = to(Target::Connection(actor.session.to_string()));
+                        guest
+                            .emit_to_sockets(emit(own, "greeting", args(&json!([number]))))
+                            .await
+                            .expect("allowed");
+                    }
+                }
+                if handshake.auth.contains("\"greet\"") {
                     let greeting = emit(
                         to(Target::Connection(actor.session.to_string())),
                         "connected",
