@@ -250,6 +250,42 @@ async fn events_are_answered_in_order_and_slow_only_their_own_connection() {
 }
 
 #[tokio::test]
+async fn who_answers_pings_stays_while_the_server_does_not_read() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.events_waiting_max = 1;
+        (settings.ping_interval, settings.ping_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+    })
+    .await;
+    for slow in [json!({"token": token("ann"), "as": "slow"}), json!({"token": token("ann")})] {
+        let held_up = server.gate.write().await;
+        let mut socket = open(&server).await;
+        socket.send(&format!("40/shop,{slow}")).await;
+        for id in 0..4 {
+            socket.send(&format!("42/shop,{id}[\"slow\",{id}]")).await;
+        }
+        let open_for = async {
+            loop {
+                match socket.next().await {
+                    Got::Text(text) if text == "2" => socket.send("3").await,
+                    Got::Text(text) if text.starts_with("43/shop,3") => return,
+                    Got::Text(_) => {}
+                    other => panic!("{other:?} with {slow}"),
+                }
+            }
+        };
+        let release = async {
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            drop(held_up);
+        };
+        tokio::join!(open_for, release);
+    }
+    // A silent client is cut as ever, whatever the server waits for.
+    let mut silent = join(&server, "bob").await;
+    silent.is_closed().await;
+}
+
+#[tokio::test]
 async fn a_failure_answers_the_ack_and_closes_nothing() {
     let server = shop().await;
     let mut socket = join(&server, "ann").await;

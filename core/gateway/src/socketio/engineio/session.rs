@@ -5,10 +5,13 @@
 
 use std::{
     collections::VecDeque,
+    future::poll_fn,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -87,6 +90,10 @@ struct State {
     posting: bool,
     next_ping: Instant,
     pong_by: Option<Instant>,
+    /// The last ping waits to be taken along.
+    ping_waits: bool,
+    /// The server does not read from the client now, so an answer to a ping may lie unread.
+    reading_waits: bool,
     connect_by: Option<Instant>,
     /// Of the namespaces.
     spaces_at: Option<Instant>,
@@ -136,6 +143,8 @@ impl Session {
             posting: false,
             next_ping: now + settings.ping_interval,
             pong_by: None,
+            ping_waits: false,
+            reading_waits: false,
             connect_by: Some(now + settings.connect_within),
             spaces_at: None,
             armed: None,
@@ -242,6 +251,7 @@ impl Session {
         }
         if state.out.is_empty() {
             state.out = VecDeque::new();
+            state.ping_waits = false;
         }
         drop(state);
         self.room.notify_waiters();
@@ -362,10 +372,14 @@ impl Session {
     /// One packet. An error ends the session.
     pub async fn receive(self: &Arc<Self>, input: &mut Input, packet: Packet<'_>) -> Result<(), End> {
         match packet {
-            Packet::Message(text) => client::message(self, input, text).await.map_err(|reason| (reason, By::Server)),
-            Packet::Binary(bytes) => client::binary(self, input, Bytes::from(bytes))
-                .await
-                .map_err(|reason| (reason, By::Server)),
+            Packet::Message(text) => {
+                let handled = self.wait_without_reading(client::message(self, input, text)).await;
+                handled.map_err(|reason| (reason, By::Server))
+            }
+            Packet::Binary(bytes) => {
+                let handled = self.wait_without_reading(client::binary(self, input, Bytes::from(bytes))).await;
+                handled.map_err(|reason| (reason, By::Server))
+            }
             Packet::Pong(_) => {
                 self.pong();
                 Ok(())
@@ -375,6 +389,18 @@ impl Session {
             Packet::Ping(_) => Err((Reason::ParseError, By::Server)),
             Packet::Open(_) | Packet::Upgrade | Packet::Noop => Ok(()),
         }
+    }
+
+    /// Waits for what must be done before more is read of the client, which is not blamed for a pong that nobody reads meanwhile.
+    pub async fn wait_without_reading<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        // Most of it is done at once.
+        let begun = poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await;
+        if let Poll::Ready(done) = begun {
+            return done;
+        }
+        let _waiting = ReadingWaits::begin(self);
+        work.await
     }
 
     fn pong(&self) {
@@ -486,9 +512,12 @@ impl Session {
         }
         if state.pong_by.is_none() && now >= state.next_ping {
             state.pong_by = Some(state.next_ping + self.settings().ping_timeout);
-            state.out_bytes += PING.len();
-            state.out.push_back(Bytes::from_static(PING));
-            self.wake.notify_one();
+            self.ping(&mut state);
+        }
+        if state.pong_by.is_some_and(|by| now >= by) && state.reading_waits && !state.ping_waits {
+            // The client has the ping, and its answer may be there already. Another one, since the client watches the time too.
+            state.pong_by = Some(now + self.settings().ping_timeout);
+            self.ping(&mut state);
         }
         if state.pong_by.is_some_and(|by| now >= by) {
             drop(state);
@@ -506,6 +535,13 @@ impl Session {
         if spaces_due {
             self.call_spaces_at(client::on_time(self, now));
         }
+    }
+
+    fn ping(&self, state: &mut State) {
+        state.out_bytes += PING.len();
+        state.out.push_back(Bytes::from_static(PING));
+        state.ping_waits = true;
+        self.wake.notify_one();
     }
 
     // The end.
@@ -554,6 +590,7 @@ fn take_payload(state: &mut State) -> Vec<u8> {
         }
     }
     state.out_bytes = 0;
+    state.ping_waits = false;
     payload
 }
 
@@ -563,6 +600,26 @@ fn with_last(mut payload: Vec<u8>, last: u8) -> Vec<u8> {
     }
     payload.push(last);
     payload
+}
+
+/// While it is there, nothing is read of the client.
+struct ReadingWaits<'a>(&'a Session);
+
+impl<'a> ReadingWaits<'a> {
+    fn begin(session: &'a Session) -> ReadingWaits<'a> {
+        session.state.lock().reading_waits = true;
+        ReadingWaits(session)
+    }
+}
+
+impl Drop for ReadingWaits<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state.lock();
+        state.reading_waits = false;
+        // From here on the client has as long as ever.
+        let by = Instant::now() + self.0.settings().ping_timeout;
+        state.pong_by = state.pong_by.map(|before| before.max(by));
+    }
 }
 
 /// A GET that waits; a client that hangs up meanwhile is gone.

@@ -255,7 +255,7 @@ async fn receive(session: &Arc<Session>, stream: &TcpStream, reader: &mut Reader
             }
         }
         if session.is_crowded() {
-            Box::pin(session.has_room()).await;
+            Box::pin(session.wait_without_reading(session.has_room())).await;
         }
         if read(stream, reader).await.is_err() {
             return ((Reason::TransportClose, By::Nobody), None);
