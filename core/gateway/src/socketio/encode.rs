@@ -1,6 +1,7 @@
 //! What the server says, as WebSocket frames of an Engine.IO message each; one push may be several of them.
 
 use std::{
+    collections::BTreeMap,
     io::Write,
     sync::{
         Arc,
@@ -336,15 +337,39 @@ fn event(out: &mut Vec<u8>, to: To<'_>, published: &Published) {
     }
 }
 
-/// What is not about a message still has a seq, which a client must see to know that it misses nothing.
+/// What is not about a message still has a seq, which a client must see to know that it misses nothing. It has a name of its own,
+/// since a `conversation_updated` always brings a last message, by which clients show a conversation in their lists.
 fn other_event(out: &mut Vec<u8>, to: To<'_>, view: EventView<'_>) {
-    emit(out, to, "conversation_updated", |out| {
+    if let Event::Custom { name, payload } = view.event {
+        return emit(out, to, name, |out| custom_payload(out, view, payload));
+    }
+    emit(out, to, "conversation_event", |out| {
         put!(out, r#"{{"conversationId":"{}","event":"#, view.conversation);
         json(out, view.event.name());
         out.extend_from_slice(br#","data":"#);
         json(out, &EventData(view));
         put!(out, r#","seq":{}}}"#, view.seq);
     });
+}
+
+/// What a plugin's event says, and where it stands: its object with two members more, or an object around anything else.
+fn custom_payload(out: &mut Vec<u8>, view: EventView<'_>, payload: &str) {
+    put!(out, r#"{{"conversationId":"{}","seq":{}"#, view.conversation, view.seq);
+    match serde_json::from_str::<BTreeMap<String, &RawValue>>(payload) {
+        Ok(object) => {
+            for (name, value) in object.iter().filter(|(name, _)| !matches!(name.as_str(), "conversationId" | "seq")) {
+                out.push(b',');
+                json(out, name);
+                out.push(b':');
+                out.extend_from_slice(value.get().as_bytes());
+            }
+        }
+        Err(_) => {
+            out.extend_from_slice(br#","data":"#);
+            json(out, &Raw(payload));
+        }
+    }
+    out.push(b'}');
 }
 
 #[cfg(test)]
@@ -424,10 +449,34 @@ mod tests {
         assert_eq!(all.len(), 1);
         assert_eq!(
             (&all[0][0], &all[0][1]["event"], &all[0][1]["seq"]),
-            (&json!("conversation_updated"), &json!("participant.joined"), &json!(3))
+            (&json!("conversation_event"), &json!("participant.joined"), &json!(3))
         );
         assert_eq!(all[0][1]["data"]["userId"], "bob");
         assert!(of(published(ConversationKind::Personal, Event::MembershipStarted(C))).is_empty());
+    }
+
+    #[test]
+    fn a_plugins_event_has_its_own_name_and_says_where_it_stands() {
+        for (payload, expect) in [
+            (
+                r#"{"price":1.50,"who":{"a":1}}"#,
+                json!({"conversationId": ID, "seq": 3, "price": 1.5, "who": {"a": 1}}),
+            ),
+            (r#"{"seq":9,"conversationId":"x"}"#, json!({"conversationId": ID, "seq": 3})),
+            ("{}", json!({"conversationId": ID, "seq": 3})),
+            ("[1]", json!({"conversationId": ID, "seq": 3, "data": [1]})),
+            ("null", json!({"conversationId": ID, "seq": 3, "data": null})),
+        ] {
+            let event = Event::Custom {
+                name: "x.offers.accepted".into(),
+                payload: payload.into(),
+            };
+            assert_eq!(
+                of(published(ConversationKind::Direct, event)),
+                [json!(["x.offers.accepted", expect])],
+                "{payload}"
+            );
+        }
     }
 
     #[test]
