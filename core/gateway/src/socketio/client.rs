@@ -450,10 +450,9 @@ fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<
         return Err(Reason::ForcedServerClose);
     }
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
-    let message = if refusal.code == ErrorCode::TokenExpired {
-        "Invalid token"
-    } else {
-        &*refusal.message
+    let message = match refusal.code {
+        ErrorCode::TokenExpired => "Invalid token",
+        _ => encode::told(refusal),
     };
     if matches!(refusal.code, ErrorCode::Unauthenticated | ErrorCode::TokenExpired) {
         tracing::debug!(
@@ -517,24 +516,15 @@ pub(super) async fn identity(gateway: &Gateway, token: &str) -> Result<Identity,
 
 /// A place that was not there before: from here on it is told what happens.
 fn entered(session: &Arc<Session>, seat: Arc<dyn Seated>) {
-    let (gateway, place) = (&session.gateway, seat.place());
-    gateway.socketio.recovery.enter(seat.clone());
-    if place.named_user().is_some() {
-        gateway.engine.connect(seat.clone());
-    }
-    watch(session, place);
-    if session.is_over() {
-        // The end may have come before the hub knew of the place.
-        recovery::give_up(seat.clone());
-        gateway.engine.hub().disconnect(seat.user(), seat.id());
-    }
+    recovery::entered(seat.clone());
+    watch(session, seat.place());
 }
 
 /// Watches the token's time.
 fn watch(session: &Arc<Session>, place: &Place) {
     session.call_spaces_at(deadline_of(place.expires_at_ms(), session, Instant::now()));
-    if session.is_over() {
-        leave_all(session, Reason::TransportClose); // The end may have missed it.
+    if let Some(reason) = session.ended() {
+        leave_all(session, reason); // The end may have missed it.
     }
 }
 

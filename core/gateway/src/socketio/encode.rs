@@ -136,14 +136,18 @@ pub(super) fn disconnected(namespace: &str) -> Bytes {
     text(Kind::Disconnect, namespace, None, |_| {})
 }
 
+/// What a client is told of a refusal: of our own mistakes no more than that there was one, which the log tells.
+pub(super) fn told(refusal: &Refusal) -> &str {
+    if refusal.code != ErrorCode::Internal {
+        return &refusal.message;
+    }
+    tracing::error!(error = %refusal.message, "a request failed");
+    "the server made a mistake; its log has more"
+}
+
 fn refusal(out: &mut Vec<u8>, refusal: &Refusal) {
     out.extend_from_slice(br#"{"success":false,"error":"#);
-    if refusal.code == ErrorCode::Internal {
-        tracing::error!(error = %refusal.message, "a request failed");
-        json(out, "the server made a mistake; its log has more");
-    } else {
-        json(out, &*refusal.message);
-    }
+    json(out, told(refusal));
     put!(out, r#","code":"{}""#, refusal.code);
     if let Some(after) = refusal.retry_after {
         put!(out, r#","retryAfterMs":{}"#, after.as_millis());

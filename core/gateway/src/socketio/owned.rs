@@ -89,6 +89,8 @@ struct Queue {
     bytes: usize,
     /// A task takes from it.
     running: bool,
+    /// The disconnect is in it, behind which nothing comes.
+    closed: bool,
 }
 
 enum Job {
@@ -185,23 +187,41 @@ impl Owned {
     }
 
     async fn wait_and_put(self: &Arc<Self>, job: Job) {
-        let settings = self.settings();
+        let mut job = Some(job);
         loop {
             let room = self.room.notified();
-            let has_room = {
-                let queue = self.queue.lock();
-                let bytes = queue.bytes + job.bytes();
-                queue.waiting.is_empty() || (queue.waiting.len() < settings.events_waiting_max && bytes <= settings.payload_bytes_max)
-            };
-            if has_room {
-                return self.put(job);
+            self.try_put(&mut job);
+            if job.is_none() {
+                return;
             }
             room.await;
         }
     }
 
-    fn put(self: &Arc<Self>, job: Job) {
+    /// Takes the job if there is room for it, or if nobody is there any more who waits for what becomes of it.
+    fn try_put(self: &Arc<Self>, job: &mut Option<Job>) {
+        let settings = self.settings();
         let mut queue = self.queue.lock();
+        let bytes = queue.bytes + job.as_ref().map_or(0, Job::bytes);
+        let has_room = queue.waiting.is_empty() || (queue.waiting.len() < settings.events_waiting_max && bytes <= settings.payload_bytes_max);
+        if !has_room && !queue.closed {
+            return;
+        }
+        if let Some(job) = job.take().filter(|_| !queue.closed) {
+            self.put(&mut queue, job);
+        }
+    }
+
+    /// The last job: the plugin hears of the end after the events that wait.
+    fn put_disconnect(self: &Arc<Self>, reason: Reason) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        self.put(&mut queue, Job::Disconnect(reason));
+        drop(queue);
+        self.room.notify_waiters(); // Whoever waits for a place waits for nothing.
+    }
+
+    fn put(self: &Arc<Self>, queue: &mut Queue, job: Job) {
         queue.bytes += job.bytes();
         queue.waiting.push_back(job);
         if !std::mem::replace(&mut queue.running, true) {
@@ -367,11 +387,12 @@ impl Drop for Arrival {
             return;
         }
         let owned = &self.owned;
-        owned.place.line().permit = None; // Others may hold on to the connection a little longer.
+        let reason = owned.place.session().ended().unwrap_or(Reason::TransportError);
+        // Others may hold on to the connection a little longer. The hub has never heard of it.
+        let _ = owned.place.line().end(reason);
         owned.dialect.leave(owned);
         if self.is_known {
-            let reason = owned.place.session().ended().unwrap_or(Reason::TransportError);
-            owned.put(Job::Disconnect(reason));
+            owned.put_disconnect(reason);
         }
     }
 }
@@ -437,13 +458,12 @@ impl Seated for Owned {
 
     fn is_back(self: Arc<Self>) {}
 
-    /// The plugin hears of it after the events that wait.
     fn is_over(self: Arc<Self>, reason: Reason) {
         if self.place.named_user().is_some() {
             self.place.gateway.engine.disconnect(&*self, reason.as_str());
         }
         self.dialect.leave(&self);
-        self.put(Job::Disconnect(reason));
+        self.put_disconnect(reason);
     }
 }
 

@@ -47,11 +47,61 @@ pub(super) struct Place {
 pub(super) struct Line {
     /// That carries what is said to the client; over, when the client is away.
     pub session: Arc<Session>,
-    pub away: Option<Away>,
+    pub stage: Stage,
     /// Held while somebody is there whose connections are counted.
     pub permit: Option<Permit>,
     /// What the client gets after a cut.
     pub ring: Option<Box<Ring>>,
+}
+
+/// How far a place has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The hub does not know it yet.
+    New,
+    /// Its client is there.
+    Here,
+    /// Its client may come back.
+    Away(Away),
+    /// For good.
+    Over(Reason),
+}
+
+impl Stage {
+    pub fn away(self) -> Option<Away> {
+        match self {
+            Stage::Away(away) => Some(away),
+            _ => None,
+        }
+    }
+
+    /// The hub knows the place now; where it was over before, why.
+    pub fn known(&mut self) -> Option<Reason> {
+        match *self {
+            Stage::Over(reason) => return Some(reason),
+            Stage::New => *self = Stage::Here,
+            Stage::Here | Stage::Away(_) => {}
+        }
+        None
+    }
+
+    fn end(&mut self, reason: Reason) -> bool {
+        let before = *self;
+        if !matches!(before, Stage::Over(_)) {
+            *self = Stage::Over(reason);
+        }
+        matches!(before, Stage::Here | Stage::Away(_))
+    }
+}
+
+impl Line {
+    /// The place is over; `true` where the caller has to tell, which one of all that end a place does. Nobody has to while
+    /// the place is new: whoever lets the hub know it finds it over.
+    #[must_use]
+    pub fn end(&mut self, reason: Reason) -> bool {
+        (self.ring, self.permit) = (None, None);
+        self.stage.end(reason)
+    }
 }
 
 struct Rights {
@@ -88,7 +138,7 @@ impl Place {
             line: Mutex::new(Line {
                 ring: recovers.then(|| gateway.socketio.recovery.ring()),
                 session,
-                away: None,
+                stage: Stage::New,
                 permit,
             }),
             away: AtomicBool::new(false),
@@ -203,6 +253,30 @@ impl Place {
 
     /// Tells the hub's side what the line says. Called by [`haggle_engine::hub::Hub::change`] alone, where there is a user.
     pub fn note_away(&self) {
-        self.away.store(self.line.lock().away.is_some(), Ordering::Release);
+        self.away.store(self.line.lock().stage.away().is_some(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_told_to_be_over_once() {
+        let cut = Reason::TransportClose;
+        let mut stage = Stage::New;
+        assert_eq!(stage.known(), None);
+        assert_eq!(stage, Stage::Here);
+        assert!(stage.end(cut), "who ends it tells");
+        assert!(!stage.end(Reason::PingTimeout), "and nobody else");
+        assert_eq!(stage, Stage::Over(cut));
+    }
+
+    #[test]
+    fn an_end_that_comes_before_the_hub_knows_is_told_afterwards() {
+        let cut = Reason::TransportClose;
+        let mut stage = Stage::New;
+        assert!(!stage.end(cut), "there is nobody to tell yet");
+        assert_eq!(stage.known(), Some(cut), "who lets the hub know tells");
     }
 }

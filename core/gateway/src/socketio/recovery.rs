@@ -29,7 +29,7 @@ use super::{
     engineio::session::{By, Session},
     metrics::{self, Reason},
     permit::Permit,
-    place::{Place, Seated},
+    place::{Place, Seated, Stage},
 };
 use crate::{Identity, settings::SocketIoSettings, ws::frame};
 
@@ -144,7 +144,7 @@ fn rest_after(frames: &Bytes, offset: u64) -> Option<Bytes> {
 type AwaySince = (Instant, u64);
 
 /// Since when, and why.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Away {
     since: AwaySince,
     reason: Reason,
@@ -191,8 +191,22 @@ impl Kept {
 
 /// The client did not come back.
 fn forget(seat: Seat) {
-    let away = seat.place().line().away;
-    seat.is_over(away.map_or(Reason::TransportClose, |away| away.reason));
+    let reason = seat.place().line().stage.away().map_or(Reason::TransportClose, |away| away.reason);
+    end(seat, reason);
+}
+
+/// The place is over for good, whoever finds that out first.
+fn end(seat: Seat, reason: Reason) {
+    let is_to_tell = seat.place().line().end(reason);
+    if is_to_tell {
+        tell_end(seat, reason);
+    }
+}
+
+fn tell_end(seat: Seat, reason: Reason) {
+    let place = seat.place();
+    place.gateway.socketio.recovery.leave(place);
+    seat.is_over(reason);
 }
 
 impl Recovery {
@@ -212,8 +226,7 @@ impl Recovery {
         })
     }
 
-    /// From now on the place is found by its pid.
-    pub fn enter(&self, seat: Seat) {
+    fn enter(&self, seat: &Seat) {
         if let Some(pid) = seat.place().pid() {
             self.kept.lock().by_pid.insert(pid.into(), seat.clone());
         }
@@ -301,7 +314,20 @@ impl Recovery {
     }
 }
 
-// Pushing, leaving, and coming back.
+// Coming, leaving, and coming back.
+
+/// From now on the place is found by its pid, and told what happens. Its end may have come first.
+pub(super) fn entered(seat: Seat) {
+    let place = seat.place();
+    place.gateway.socketio.recovery.enter(&seat);
+    if place.named_user().is_some() {
+        place.gateway.engine.connect(seat.clone());
+    }
+    let over = place.line().stage.known();
+    if let Some(reason) = over {
+        tell_end(seat, reason);
+    }
+}
 
 /// The place in this session is over.
 pub(super) fn left(seat: Seat, session: &Session, reason: Reason) {
@@ -311,15 +337,18 @@ pub(super) fn left(seat: Seat, session: &Session, reason: Reason) {
     if !std::ptr::eq(&*line.session, session) {
         return; // The client is back already, in another session.
     }
-    line.permit = None;
-    let may_come_back = line.ring.is_some() && reason.is_a_cut() && !gateway.socketio.is_draining();
+    let may_come_back = matches!(line.stage, Stage::Here) && line.ring.is_some() && reason.is_a_cut() && !gateway.socketio.is_draining();
     if !may_come_back {
+        let is_to_tell = line.end(reason);
         drop(line);
-        recovery.leave(place);
-        return seat.is_over(reason);
+        if is_to_tell {
+            tell_end(seat, reason);
+        }
+        return;
     }
+    line.permit = None;
     let (since, dropped) = recovery.park(&seat, settings.ws.connections_per_user_max, settings.socketio.recovery_sessions_max);
-    line.away = Some(Away { since, reason });
+    line.stage = Stage::Away(Away { since, reason });
     drop(line);
     match place.named_user() {
         Some(_) => gateway.engine.step_away(&*seat, reason.as_str(), || place.note_away()),
@@ -335,7 +364,7 @@ pub(super) fn give_up(seat: Seat) {
     let away = {
         let mut line = place.line();
         line.ring = None;
-        line.away
+        line.stage.away()
     };
     match away {
         None => recovery.leave(place),
@@ -390,20 +419,20 @@ fn take_over(seat: &Seat, session: &Arc<Session>, namespace: &str, offset: Optio
     let (place, gateway) = (seat.place(), &session.gateway);
     let mut line = place.line();
     let Some(missed) = line.ring.as_ref().and_then(|ring| ring.after(offset)) else {
-        let is_away = line.away.is_some();
+        let is_away = line.stage.away().is_some();
         drop(line);
         if is_away {
             give_up(seat.clone()); // Its client will not ask for it again.
         }
         return Ok(false);
     };
-    let was_away = line.away;
+    let was_away = line.stage.away();
     if let Some(away) = was_away {
         let permit = place.named_user().map(|user| Permit::of(gateway, user)).transpose()?;
         if !gateway.socketio.recovery.unpark(away.since) {
             return Ok(false);
         }
-        (line.away, line.permit) = (None, permit);
+        (line.stage, line.permit) = (Stage::Here, permit);
     }
     let before = std::mem::replace(&mut line.session, session.clone());
     if let Some(identity) = identity {

@@ -80,6 +80,10 @@ async fn a_plugin_lets_in_refuses_or_fails() {
             json!({"token": token("ann"), "as": "broken"}),
             r#"44/shop,{"message":"the plugin failed: trap","data":{"code":"plugin_error"}}"#,
         ),
+        (
+            json!({"token": token("ann"), "as": "odd"}),
+            r#"44/shop,{"message":"the server made a mistake; its log has more","data":{"code":"internal"}}"#,
+        ),
     ] {
         let (_, answer) = connect(&server, data).await;
         assert_eq!(answer, expect);
@@ -438,4 +442,56 @@ async fn who_reads_too_slowly_is_alone_with_it() {
     }
     let end = async { while bob.next().await != Got::Closed {} };
     tokio::time::timeout(Duration::from_secs(10), end).await.expect("bob is disconnected");
+}
+
+#[tokio::test]
+async fn a_disconnect_is_the_last_that_a_plugin_hears() {
+    let server = Server::set(|settings| {
+        settings.ws.connections_per_user_max = 1;
+        settings.socketio.dialects = vec![of_plugin("/shop")];
+        settings.socketio.events_waiting_max = 1;
+    })
+    .await;
+    let sid = server.joined(&format!("40/shop,{}", json!({"token": token("ann")}))).await;
+    let held_up = server.gate.write().await;
+    // One is answered, one waits, and for the third there is no place.
+    let posting = server.posting(&sid, ["42/shop,[\"slow\"]"; 3].join("\u{1e}"));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        server.post(&sid, "3").await.status,
+        400,
+        "a second POST ends the session; the first goes on"
+    );
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(held_up);
+    posting.await.expect("answered");
+    server.hears("disconnect: transport error").await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let heard = server.heard.lock().unwrap().clone();
+    assert_eq!(heard[1..], ["slow", "slow", "disconnect: transport error"]);
+    join(&server, "ann").await;
+}
+
+#[tokio::test]
+async fn who_is_let_in_after_its_end_is_soon_gone() {
+    let server = Server::set(|settings| {
+        settings.ws.connections_per_user_max = 1;
+        settings.socketio.dialects = vec![of_plugin("/shop")];
+    })
+    .await;
+    let held_up = server.gate.write().await;
+    let sid = server.open().await;
+    let posting = server.posting(&sid, format!("40/shop,{}", json!({"token": token("ann"), "as": "slow"})));
+    server.hears("connect /shop as `ann` with {\"as\":\"slow\"}").await;
+    assert_eq!(
+        server.post(&sid, "3").await.status,
+        400,
+        "a second POST ends the session; the first goes on"
+    );
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(held_up);
+    posting.await.expect("answered");
+    server.hears("disconnect: transport error").await;
+    assert!(!server.gateway.engine.hub().online(&"ann".into()), "nobody sees who is not there");
+    join(&server, "ann").await;
 }

@@ -117,6 +117,7 @@ impl Dialect {
             }
             "slow" => {
                 drop(self.gate.read().await);
+                self.note("slow");
                 return Ok(NamespaceAnswer::Ack(Some(event.args)));
             }
             "send" | "join" | "room" | "emit" | "unread" => {
@@ -212,6 +213,9 @@ impl Plan for Dialect {
                 }
                 if handshake.auth.contains("slow") {
                     drop(self.gate.read().await);
+                }
+                if handshake.auth.contains("\"odd\"") {
+                    return Ok(NamespaceAnswer::Ack(None));
                 }
                 if handshake.auth.contains("broken") {
                     return Err(failed(plugin, "trap"));
