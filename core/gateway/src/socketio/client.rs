@@ -230,10 +230,10 @@ async fn connect(session: &Arc<Session>, packet: Packet<'_>) -> Result<(), Reaso
     let auth = auth_without_token(packet.data);
     match token {
         Some(token) => match identity(&session.gateway, &token).await {
-            Ok(identity) => enter(session, &packet, sid, auth, Some((token, identity))).await,
+            Ok(identity) => enter(session, &packet, entrance, sid, auth, Some((token, identity))).await,
             Err(refusal) => refuse(session, namespace, &refusal),
         },
-        None if entrance.is_anonymous => enter(session, &packet, sid, auth, None).await,
+        None if entrance.is_anonymous => enter(session, &packet, entrance, sid, auth, None).await,
         None if entrance.grace > Duration::ZERO => {
             let until = Instant::now() + entrance.grace;
             let waiting = Space::Waiting {
@@ -296,9 +296,15 @@ impl Entrance {
 }
 
 /// Lets somebody in whose token is good, or who needs none.
-async fn enter(session: &Arc<Session>, packet: &Packet<'_>, sid: Arc<str>, auth: String, who: Option<(String, Identity)>) -> Result<(), Reason> {
+async fn enter(
+    session: &Arc<Session>,
+    packet: &Packet<'_>,
+    entrance: Entrance,
+    sid: Arc<str>,
+    auth: String,
+    who: Option<(String, Identity)>,
+) -> Result<(), Reason> {
     let namespace = packet.namespace;
-    let entrance = Entrance::of(session, namespace);
     let token = who.as_ref().map(|(token, _)| token.as_str());
     let dialect = entrance.dialect(token).cloned();
     let identity = who.map(|(_, identity)| identity);

@@ -25,7 +25,7 @@ pub const RECOVERY_BYTES: &str = "haggle_socketio_recovery_bytes";
 pub const UNMAPPED: &str = "haggle_socketio_unmapped_total";
 /// Events for connections whose connect was not answered yet that found no room.
 pub const NOT_HELD: &str = "haggle_socketio_not_held_total";
-/// Questions of plugins that no client answered in time.
+/// Questions of plugins that no client answered in time, or before it was gone.
 pub const UNANSWERED: &str = "haggle_socketio_unanswered_total";
 
 /// Why a session or a place in a namespace ends, as the protocol's server names it.
@@ -134,7 +134,11 @@ pub fn describe() {
         "Events for Socket.IO clients whose connect was not answered yet that found no room"
     );
     counter!(NOT_HELD).absolute(0);
-    describe_counter!(UNANSWERED, Unit::Count, "Questions of plugins that no Socket.IO client answered in time");
+    describe_counter!(
+        UNANSWERED,
+        Unit::Count,
+        "Questions of plugins that no Socket.IO client answered in time, or before it was gone"
+    );
     counter!(UNANSWERED).absolute(0);
     gauge!(CONNECTIONS, "transport" => "socketio").set(0.0);
     counter!(CONNECTIONS_OPENED, "transport" => "socketio").absolute(0);

@@ -173,9 +173,11 @@ impl Owned {
             let mut state = self.state.lock();
             let at = state.questions.iter().position(|question| question.id == id);
             at.and_then(|at| state.questions.remove(at))
-                .filter(|question| Instant::now() < question.until)
         };
         let Some(question) = question else { return };
+        if Instant::now() >= question.until {
+            return metrics::unanswered(1);
+        }
         let event = SocketEvent {
             namespace: self.namespace().to_owned(),
             name: question.name,
@@ -210,6 +212,12 @@ impl Owned {
         if let Some(job) = job.take().filter(|_| !queue.closed) {
             self.put(&mut queue, job);
         }
+    }
+
+    /// What nobody answers any more.
+    fn forget_questions(&self) {
+        let open = std::mem::take(&mut self.state.lock().questions);
+        metrics::unanswered(open.len());
     }
 
     /// The last job: the plugin hears of the end after the events that wait.
@@ -391,6 +399,7 @@ impl Drop for Arrival {
         // Others may hold on to the connection a little longer. The hub has never heard of it.
         let _ = owned.place.line().end(reason);
         owned.dialect.leave(owned);
+        owned.forget_questions();
         if self.is_known {
             owned.put_disconnect(reason);
         }
@@ -463,6 +472,7 @@ impl Seated for Owned {
             self.place.gateway.engine.disconnect(&*self, reason.as_str());
         }
         self.dialect.leave(&self);
+        self.forget_questions();
         self.put_disconnect(reason);
     }
 }

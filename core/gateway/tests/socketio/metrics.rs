@@ -39,6 +39,13 @@ impl Counters {
         lines.map(|line| value(line).expect("one label and a whole number")).collect()
     }
 
+    /// The value of a counter without a label.
+    fn alone(&self, counter: &str) -> u64 {
+        let rendered = self.0.render();
+        let value = rendered.lines().find_map(|line| line.strip_prefix(counter)?.strip_prefix(' '));
+        value.expect("it is there from the start").parse().expect("a whole number")
+    }
+
     async fn until(&self, what: &str, holds: impl Fn(&Counters) -> bool) {
         let held = async {
             while !holds(self) {
@@ -232,5 +239,34 @@ fn a_mapping_is_tried_again_while_its_plugin_is_busy_and_not_where_it_is_broken(
         while bob.next().await != Got::Closed {}
         assert_eq!((lost("failed"), lost("late"), lost("full")), (1, 1, 0), "who missed it comes back");
         assert_eq!(counters.by_label(names::CLOSES)["forced server close"], 1);
+    });
+}
+
+#[test]
+fn questions_without_an_answer_are_counted() {
+    Counters::run(async |counters| {
+        let server = Server::with(|settings| settings.dialects = vec![of_plugin("/shop")]).await;
+        let (mut ann, _) = join_shop(&server, json!({"token": token("ann")})).await;
+        for id in 0..66 {
+            assert_eq!(ask(&mut ann, id, json!(["ask", id])).await, json!([]));
+        }
+        assert_eq!(counters.alone(names::UNANSWERED), 2, "64 are kept");
+        ann.send("43/shop,65[\"yes\"]").await;
+        assert_eq!(heard(&mut ann, "answered").await, "yes");
+        ann.send("41/shop,").await;
+        counters
+            .until("the others are counted", |counters| counters.alone(names::UNANSWERED) == 65)
+            .await;
+    });
+}
+
+#[test]
+fn requests_for_another_node_are_counted() {
+    Counters::run(async |counters| {
+        let server = Server::start().await;
+        for (sid, expect) in [("n1.unknown", 0), ("n2.other", 1), ("nonsense", 1)] {
+            let answer = server.poll(sid).await;
+            assert_eq!((answer.status, counters.alone(names::MISROUTED)), (400, expect), "{sid}");
+        }
     });
 }
