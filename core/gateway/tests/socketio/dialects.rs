@@ -495,3 +495,103 @@ async fn who_is_let_in_after_its_end_is_soon_gone() {
     assert!(!server.gateway.engine.hub().online(&"ann".into()), "nobody sees who is not there");
     join(&server, "ann").await;
 }
+
+#[tokio::test]
+async fn the_token_of_the_connect_goes_before_the_headers_and_that_before_the_querys() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.query_token = "token".into();
+    })
+    .await;
+    let (in_header, in_query, in_auth) = (
+        format!("authorization: Bearer {}\r\n", token("header")),
+        format!("&token={}", token("query")),
+        json!({"token": token("auth")}),
+    );
+    for (header, query, auth, expect) in [
+        (&*in_header, &*in_query, in_auth.clone(), "auth"),
+        (&*in_header, &*in_query, json!({}), "header"),
+        (&*in_header, "", json!({}), "header"),
+        ("", &*in_query, json!({}), "query"),
+        ("", &*in_query, in_auth.clone(), "auth"),
+    ] {
+        let query = format!("EIO=4&transport=websocket{query}");
+        let mut socket = server.upgrade_from("/socket.io/", &query, header).await.expect("upgraded");
+        assert!(socket.text().await.starts_with('0'));
+        socket.send(&format!("40/shop,{auth}")).await;
+        assert!(socket.text().await.starts_with("40/shop,{"));
+        let heard = server.heard.lock().unwrap().clone();
+        let connects: Vec<_> = heard.iter().filter(|text| text.starts_with("connect ")).collect();
+        assert_eq!(**connects.last().expect("it was asked"), format!("connect /shop as `{expect}` with {{}}"));
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_is_the_same_users_and_nothing_else_is_understood() {
+    let server = shop().await;
+    let (mut socket, _) = connect(&server, json!({"token": token_for("ann", Duration::from_secs(2))})).await;
+    for (id, token, code) in [(0, token("bob"), "forbidden"), (1, "a.b.c".to_owned(), "unauthenticated")] {
+        let answer = ask(&mut socket, id, json!(["authenticate", {"token": token}])).await;
+        assert_eq!((&answer[0]["success"], &answer[0]["code"]), (&json!(false), &json!(code)));
+    }
+    let others = json!(["authenticate", {"password": "x"}]);
+    assert_eq!(
+        ask(&mut socket, 2, others).await,
+        json!([{"password": "x"}]),
+        "without a token it is the plugin's"
+    );
+    let answer = ask(&mut socket, 3, json!(["authenticate", {"token": token("ann")}])).await;
+    assert_eq!((&answer[0]["success"], &answer[0]["data"]["userId"]), (&json!(true), &json!("ann")));
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(ask(&mut socket, 4, json!(["e", 1])).await, json!([1]), "the first token's time is over");
+}
+
+#[tokio::test]
+async fn only_so_many_events_wait_for_their_plugin_and_the_next_are_not_read() {
+    let server = Server::with(|settings| {
+        settings.dialects = vec![of_plugin("/shop")];
+        settings.events_waiting_max = 2;
+    })
+    .await;
+    // One is answered meanwhile.
+    for (events, is_read) in [(3, true), (4, false)] {
+        let mut socket = join(&server, "ann").await;
+        let held_up = server.gate.write().await;
+        for _ in 0..events {
+            socket.send("42/shop,[\"slow\"]").await;
+        }
+        socket.send(&format!("40/chat,{}", json!({"token": token("ann")}))).await;
+        let joined = async { while !matches!(socket.next().await, Got::Text(text) if text.starts_with("40/chat,")) {} };
+        let within = tokio::time::timeout(Duration::from_millis(500), joined).await;
+        assert_eq!(within.is_ok(), is_read, "{events} events");
+        drop(held_up);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_is_in_sixteen_namespaces_at_most() {
+    let names: Vec<String> = (0..17).map(|number| format!("/n{number}")).collect();
+    let server = Server::with(|settings| settings.dialects = names.iter().map(|name| crate::server::open_to_all(name)).collect()).await;
+    let mut socket = open(&server).await;
+    let last = names.last().expect("there are some");
+    for name in &names {
+        socket.send(&format!("40{name},")).await;
+        let answer = next_connect(&mut socket).await;
+        assert_eq!(answer.starts_with(&format!("40{name},{{")), name != last, "{answer}");
+        assert_eq!(answer.contains(r#""data":{"code":"too_large"}"#), name == last, "{answer}");
+    }
+    socket.send("41/n0,").await;
+    socket.send(&format!("40{last},")).await;
+    let answer = next_connect(&mut socket).await;
+    assert!(answer.starts_with(&format!("40{last},{{")), "{answer}");
+}
+
+/// The next answer to a connect.
+async fn next_connect(socket: &mut Socket) -> String {
+    loop {
+        let text = socket.text().await;
+        if text.starts_with("40") || text.starts_with("44") {
+            return text;
+        }
+    }
+}

@@ -13,7 +13,7 @@ use haggle_engine::{
     ports::{HookError, Hooks, HostCalls, Plan, Scope},
     sockets::{Args, CoreEvent, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, SocketEvent, Target},
 };
-use haggle_model::PluginId;
+use haggle_model::{Notification, PluginId};
 use serde_json::{Value, json};
 
 pub const PLUGIN: &str = "dialect";
@@ -197,6 +197,24 @@ impl Dialect {
 impl Plan for Dialect {
     fn offers_namespace(&self, plugin: &PluginId, _: &str) -> bool {
         plugin.as_str() == PLUGIN
+    }
+
+    fn command_owner(&self, name: &str) -> Option<PluginId> {
+        (name == "dialect.ring").then(|| PluginId::from(PLUGIN))
+    }
+
+    /// Rings in the conversation, and notifies who has asked for it.
+    async fn command(&self, scope: &dyn Scope, plugin: &PluginId, _: &str, payload: &str) -> Result<String, Refusal> {
+        let guest = scope.guest(plugin);
+        guest.emit("x.dialect.rung", payload.to_owned()).expect("allowed");
+        let notification = Notification {
+            topic: "RUNG".into(),
+            title: "It rang".into(),
+            ..Notification::default()
+        };
+        guest.notify(scope.call().actor.user.clone(), notification).expect("allowed");
+        guest.keep();
+        Ok(r#"{"rang":true}"#.into())
     }
 
     async fn namespace(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
