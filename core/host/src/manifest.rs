@@ -675,6 +675,8 @@ fn check_hook(hook: Hook, written: WrittenHook, limits: &PluginLimits) -> Result
         !written.kinds.is_empty(),
         matches!(hook, Hook::BeforeMessage | Hook::AfterMessage),
     )?;
+    // The log does not keep in which dialect something was asked, and the other handlers are chosen by name, not by a filter.
+    only("dialects", !written.dialects.is_empty(), name.starts_with("before-"))?;
     let deadline_ms = written.deadline_ms.unwrap_or(limits.wall_ms);
     if deadline_ms == 0 {
         return broken(format!("hooks.{name}: deadline_ms must be at least 1"));
@@ -816,6 +818,10 @@ mod tests {
         check("claims = [\"system\"]", "`system` belongs to the core");
         check("claims = [\"a\", \"a\"]", "stands there twice");
         check("[hooks]\nafter-message = { on_failure = \"allow\" }", "on_failure means nothing here");
+        for hook in ["after-message", "after-receipt", "after-connection", "command", "namespace"] {
+            let expect = format!("hooks.{hook}: dialects means nothing here");
+            check(&format!("[hooks]\n{hook} = {{ dialects = [\"shop\"] }}"), &expect);
+        }
         check(
             "[hooks]\nbefore-message = { conversations = [\"pair\"] }",
             "`pair` is none of direct, group",
