@@ -846,7 +846,7 @@ impl HostCalls for Guest {
                     user: user.clone(),
                     role: member.role,
                     joined_seq: member.joined_seq,
-                    joined_at: 0,
+                    joined_at: member.joined_at,
                     left_seq: None,
                     mark: member.mark,
                 };
@@ -861,7 +861,7 @@ impl HostCalls for Guest {
                     user,
                     role: Role::Member,
                     joined_seq: 0,
-                    joined_at: 0,
+                    joined_at: self.shared.call.now,
                     left_seq: None,
                     mark: Default::default(),
                 };

@@ -24,6 +24,7 @@ const VOIDS_MAX: usize = 256;
 pub(crate) struct Member {
     pub role: Role,
     pub joined_seq: Seq,
+    pub joined_at: Millis,
     pub mark: MarkChange,
     /// `n` of the own countable messages above the mark, ascending: `mark.own` of them.
     pub own: Vec<u32>,
@@ -73,6 +74,7 @@ impl State {
             let member = Member {
                 role: row.role,
                 joined_seq: row.joined_seq,
+                joined_at: row.joined_at,
                 mark: MarkChange {
                     own: own.len() as u32,
                     ..row.mark
@@ -219,6 +221,7 @@ impl State {
                     Member {
                         role: *role,
                         joined_seq: entry.seq,
+                        joined_at: entry.at,
                         mark,
                         own: Vec::new(),
                     },

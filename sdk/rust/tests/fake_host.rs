@@ -27,13 +27,19 @@ impl Command for Probe {
                 kv_global::get(&keys[0])?.is_some()
             }
             "users" => users::get("alice")?.is_some(),
+            "since" => return Ok(json::text(&since(&keys[0])?)?),
             _ => return Err(Rejection::new("unknown_command", name)),
         };
         Ok(json::text(&done)?)
     }
 }
 
-haggle_sdk::plugin! { Probe, hooks: [command], caps: [kv, kv_global, events, metrics] }
+/// Since when everybody is in a conversation.
+fn since(conversation: &str) -> Result<Vec<u64>, Error> {
+    Ok(participants::list(conversation)?.iter().map(|place| place.joined_at_ms).collect())
+}
+
+haggle_sdk::plugin! { Probe, hooks: [command], caps: [kv, kv_global, events, metrics, participants] }
 
 fn run(app: &mut Harness<Probe>, conversation: &str, name: &str, keys: &[&str]) -> Result<Value, String> {
     app.command("alice", conversation, name, &keys).map_err(|rejection| rejection.code)
@@ -75,6 +81,18 @@ fn keys_expire_by_the_tests_clock() {
     assert_eq!(app.kv(&conversation, "k"), Some(b"v".to_vec()));
     app.advance_s(1).unwrap();
     assert_eq!(app.kv(&conversation, "k"), None);
+}
+
+#[test]
+fn who_is_added_twice_is_in_since_the_first_time() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.group(&["alice", "bob"]);
+    app.advance_s(10).unwrap();
+    app.join("alice", &conversation, "bob").unwrap();
+    app.join("alice", &conversation, "carol").unwrap();
+    let since = run(&mut app, &conversation, "since", &[&conversation]).unwrap();
+    let start = haggle_sdk::test::START_MS;
+    assert_eq!(since, value!([start, start, start + 10_000]));
 }
 
 #[test]

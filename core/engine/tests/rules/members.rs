@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use haggle_engine::{Command, NewConversation, NewMessage, To};
 use haggle_model::{ErrorCode, Event, Role, Seq, UserId};
 
-use crate::support::{Random, Setup, World, eventually, send};
+use crate::support::{
+    HOUR, Random, START, Setup, World, eventually,
+    plugins::{Fake, FakePlugins, reject},
+    send,
+};
 
 const USERS: [&str; 5] = ["ann", "bob", "cid", "dan", "eve"];
 
@@ -328,4 +332,35 @@ async fn strangers_are_refused_where_users_unknown_says_so() {
         message: NewMessage::text("hello"),
     };
     world.run("ann", write).await.unwrap();
+}
+
+/// A plugin's word for who is in a conversation, and since when.
+fn clock() -> std::sync::Arc<FakePlugins> {
+    let plugin = Fake::new("clock").command("clock.since", |host, call, _| async move {
+        let here = call.conversation.expect("the command names one");
+        let members = host.participants(here).await.map_err(|error| reject(&error.to_string()))?;
+        let since: Vec<_> = members.iter().map(|member| format!("{} {}", member.user, member.joined_at)).collect();
+        Ok(since.join(", "))
+    });
+    FakePlugins::of([plugin])
+}
+
+#[tokio::test]
+async fn handlers_are_told_since_when_everybody_is_in() {
+    let world = World::with_hooks(clock()).await;
+    let id = world.group("ann", &["bob"]).await;
+    world.clock.advance(HOUR);
+    let joins = Command::AddParticipant {
+        conversation: id,
+        user: "cid".into(),
+        role: Role::Member,
+    };
+    world.run("ann", joins).await.expect("added");
+    world.clock.advance(HOUR);
+    let expect = format!("ann {START}, bob {START}, cid {}", START + HOUR);
+    let staged = world.call("bob", id, "clock.since", "null").await.expect("answered").answer;
+    assert_eq!(staged.as_deref(), Some(expect.as_str()));
+    let world = world.restart(clock()).await;
+    let loaded = world.call("bob", id, "clock.since", "null").await.expect("answered").answer;
+    assert_eq!(loaded.as_deref(), Some(expect.as_str()), "read from the store");
 }

@@ -422,9 +422,12 @@ impl State {
         id
     }
 
+    /// Who is in already stays as they are: since when, with their marks and their role.
     pub fn join(&mut self, conversation_id: &str, user_id: &str, role: &str) {
         let participants = self.participants.entry(conversation_id.into()).or_default();
-        participants.retain(|p| p.user_id != user_id);
+        if participants.iter().any(|place| place.user_id == user_id) {
+            return;
+        }
         let place = Participant {
             user_id: user_id.into(),
             role: role.into(),
