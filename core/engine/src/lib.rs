@@ -27,6 +27,7 @@ mod presence;
 mod publish;
 mod rates;
 mod refusal;
+pub mod route;
 mod scope;
 pub mod sockets;
 mod state;

@@ -17,6 +17,8 @@ use crate::{
     sockets::{NamespaceAnswer, NamespaceCall, SocketEmit},
 };
 
+pub use crate::route::{Route, RouteAccess};
+
 /// Who asks, and for what: handed to every handler.
 #[derive(Clone, Debug)]
 pub struct Call {
@@ -180,12 +182,14 @@ impl After {
 }
 
 /// A request for a plugin's route.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpRequest {
     /// Upper case.
     pub method: String,
     /// As requested.
     pub path: String,
+    /// What stands for the `{name}`s of the route's path, decoded.
+    pub params: Vec<(String, String)>,
     /// Without `?`.
     pub query: String,
     /// Lower-case names; `authorization` and `cookie` are left out.
@@ -203,30 +207,6 @@ pub struct HttpResponse {
     pub headers: Vec<(String, String)>,
     /// At most what the host allows.
     pub body: Vec<u8>,
-}
-
-/// Who may use a plugin's route.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RouteAccess {
-    /// Anybody.
-    Nobody,
-    /// Any authenticated user.
-    User,
-    /// A user whose token has this role.
-    Role(String),
-}
-
-/// A route that a plugin's manifest declares.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Whose.
-    pub plugin: PluginId,
-    /// `GET`, `POST` … or `*`.
-    pub method: String,
-    /// `/plugins/<id>/…` or a mounted path; a trailing `/*` matches everything below.
-    pub path: String,
-    /// Who may use it.
-    pub access: RouteAccess,
 }
 
 /// The named points of the pipeline.

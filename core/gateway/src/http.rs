@@ -25,13 +25,17 @@ pub const WS_PATH: &str = "/v1/ws";
 pub struct App {
     gateway: Arc<Gateway>,
     rest: Router,
+    /// Routes of plugins that go before REST, where there are any.
+    bound: Option<Router>,
 }
 
 impl App {
     /// All routes over the gateway.
     pub fn new(gateway: Arc<Gateway>) -> App {
+        let has_bound = !gateway.settings.http.routes.is_empty();
         App {
             rest: rest::router(gateway.clone()),
+            bound: has_bound.then(|| rest::plugins::router(gateway.clone())),
             gateway,
         }
     }
@@ -51,7 +55,15 @@ impl App {
             request.extensions_mut().insert(port);
             return socketio::handle(&self.gateway, request).await;
         }
-        match self.rest.clone().call(request.map(Body::new)).await {
+        let bound = self.bound.as_ref();
+        let router = match bound.and_then(|bound| Some((bound, rest::plugins::bound(&self.gateway, &request, port.0)?))) {
+            Some((bound, chosen)) => {
+                request.extensions_mut().insert(chosen);
+                bound
+            }
+            None => &self.rest,
+        };
+        match router.clone().call(request.map(Body::new)).await {
             Ok(response) => response,
             Err(never) => match never {},
         }

@@ -21,7 +21,7 @@ use haggle_engine::Engine;
 
 pub use auth::{AuthConfig, AuthConfigError, AuthError, Authenticator, Identity, Jwks};
 pub use origin::Origins;
-pub use settings::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
+pub use settings::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, RouteSettings, SocketIoSettings, UserSettings, WsSettings};
 
 /// What every transport needs; one per process.
 pub struct Gateway {

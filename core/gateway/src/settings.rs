@@ -31,6 +31,8 @@ pub struct HttpSettings {
     pub header_bytes_max: usize,
     /// How long requests in flight may take to end when the server stops.
     pub drain_max: Duration,
+    /// Plugins whose routes go before those of the core, and for which requests.
+    pub routes: Vec<RouteSettings>,
 }
 
 impl Default for HttpSettings {
@@ -41,7 +43,26 @@ impl Default for HttpSettings {
             headers_max: 64,
             header_bytes_max: 32 * 1024,
             drain_max: Duration::from_secs(8),
+            routes: Vec::new(),
         }
+    }
+}
+
+/// Where a plugin's routes go before those of the core. Conditions that are not named are fulfilled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouteSettings {
+    /// The plugin's id.
+    pub plugin: String,
+    /// The host that the request names, without its port.
+    pub host: Option<String>,
+    /// The port of this server at which the connection came in.
+    pub port: Option<u16>,
+}
+
+impl RouteSettings {
+    /// Whether requests for this host that came in at this port are meant.
+    pub fn fits(&self, host: &str, port: u16) -> bool {
+        self.host.as_deref().is_none_or(|own| own.eq_ignore_ascii_case(host)) && self.port.is_none_or(|own| own == port)
     }
 }
 

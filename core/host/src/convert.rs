@@ -374,6 +374,7 @@ pub(crate) fn http_request(request: ports::HttpRequest) -> exports::http::Reques
     exports::http::Request {
         method: request.method,
         path: request.path,
+        params: request.params,
         query: request.query,
         headers: request.headers,
         body: request.body,

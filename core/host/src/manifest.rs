@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use haggle_engine::{
     BUILT_IN_KINDS,
     ports::{Facts, Hook, Route, RouteAccess},
+    route,
 };
 use haggle_model::{ConversationKind, Millis, PluginId};
 use serde::{Deserialize, Serialize};
@@ -23,20 +24,54 @@ use crate::grants::Capability;
 pub const API_VERSIONS: [&str; 1] = ["0.1"];
 /// A manifest larger than this is not read, in bytes.
 pub const MANIFEST_BYTES_MAX: usize = 256 * 1024;
-/// Paths of the core: a plugin's route may not be one of these or lie below it.
-pub const CORE_PATHS: [&str; 12] = [
-    "/api",
-    "/v1",
-    "/socket.io",
-    "/openapi.json",
-    "/plugins",
-    "/admin",
-    "/metrics",
-    "/livez",
-    "/readyz",
-    "/healthz",
-    "/debug",
-    "/.well-known",
+/// Routes of the core's REST, as its router has them. A plugin's route may fit no path of one of these unless it is bound.
+pub const CORE_ROUTES: [&str; 29] = [
+    "/api/conversations",
+    "/api/conversations/{id}",
+    "/api/conversations/{id}/archive",
+    "/api/conversations/{id}/commands/{name}",
+    "/api/conversations/{id}/events",
+    "/api/conversations/{id}/messages",
+    "/api/conversations/{id}/messages/booking-request",
+    "/api/conversations/{id}/messages/bulk-mark-read",
+    "/api/conversations/{id}/messages/location",
+    "/api/conversations/{id}/messages/service-offer",
+    "/api/conversations/{id}/mute",
+    "/api/conversations/{id}/participants",
+    "/api/conversations/{id}/participants/{userId}",
+    "/api/conversations/{id}/unarchive",
+    "/api/conversations/{id}/unread-count",
+    "/api/messages/{id}",
+    "/api/messages/{id}/for-me",
+    "/api/messages/{id}/reaction",
+    "/api/messages/{id}/read",
+    "/api/messages/{id}/reads",
+    "/api/notifications",
+    "/api/notifications/read-all",
+    "/api/notifications/unread-count",
+    "/api/notifications/{id}/read",
+    "/api/users/me",
+    "/api/users/me/blocks",
+    "/api/users/{id}",
+    "/api/users/{id}/block",
+    "/api/users/{id}/presence",
+];
+/// Paths that are the server's own, with everything below them: its transports, its documents, what operators ask of it, and
+/// other plugins. No plugin's route may fit one.
+pub const SERVER_PATHS: [&str; 13] = [
+    "/v1/*",
+    "/socket.io/*",
+    "/api/docs/*",
+    "/openapi.json/*",
+    "/problems/*",
+    "/plugins/*",
+    "/admin/*",
+    "/metrics/*",
+    "/livez/*",
+    "/readyz/*",
+    "/healthz/*",
+    "/debug/*",
+    "/.well-known/*",
 ];
 
 const ID_CHARS_MAX: usize = 64;
@@ -302,6 +337,8 @@ struct WrittenRoute {
     method: String,
     path: String,
     access: String,
+    #[serde(default)]
+    bound: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -519,8 +556,8 @@ fn no_duplicate<'a>(what: &str, names: impl Iterator<Item = &'a String>) -> Resu
 fn check_routes(id: &PluginId, written: Vec<WrittenRoute>) -> Result<Vec<Route>, ManifestError> {
     check_count("routes", &written)?;
     let routes = written.into_iter().map(|route| check_route(id, route)).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<_> = routes.iter().map(|route| format!("{} {}", route.method, route.path)).collect();
-    no_duplicate("routes", names.iter())?;
+    let shapes: Vec<_> = routes.iter().map(Route::shape).collect();
+    no_duplicate("routes", shapes.iter())?;
     Ok(routes)
 }
 
@@ -538,13 +575,15 @@ fn check_route(id: &PluginId, written: WrittenRoute) -> Result<Route, ManifestEr
     Ok(Route {
         plugin: id.clone(),
         method: written.method,
-        path: check_path(id, &written.path)?,
+        path: check_path(id, &written.path, written.bound)?,
         access,
+        bound: written.bound,
     })
 }
 
-/// Relative paths stand under the plugin's own prefix; absolute ones are mounted, but never over the core.
-fn check_path(id: &PluginId, written: &str) -> Result<String, ManifestError> {
+/// Relative paths stand under the plugin's own prefix; absolute ones are mounted, over a route of the core only where they are
+/// bound.
+fn check_path(id: &PluginId, written: &str, is_bound: bool) -> Result<String, ManifestError> {
     let own = format!("/plugins/{id}");
     let path = if written.starts_with('/') {
         written.to_owned()
@@ -552,24 +591,43 @@ fn check_path(id: &PluginId, written: &str) -> Result<String, ManifestError> {
         format!("{own}/{written}")
     };
     let segments: Vec<_> = path[1..].split('/').collect();
-    let plain = |segment: &str| segment.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~{}".contains(&byte));
+    let parameters: Vec<_> = segments.iter().copied().filter_map(route::parameter).collect();
+    let named = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let plain = |segment: &str| {
+        let text = route::parameter(segment).map_or(segment, |name| if named(name) { name } else { "{" });
+        text != ".." && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte))
+    };
     let (last, inner) = segments.split_last().expect("split gives at least one part");
-    if inner.iter().any(|segment| segment.is_empty() || *segment == ".." || !plain(segment)) || *last == ".." || !(plain(last) || *last == "*") {
-        return broken(format!("routes: path `{written}` is not plain segments, at the end perhaps `*`"));
+    if inner.iter().any(|segment| segment.is_empty() || !plain(segment)) || !(plain(last) || *last == "*") {
+        return broken(format!(
+            "routes: path `{written}` is not plain segments, some of them perhaps a whole `{{name}}`, at the end perhaps `*`"
+        ));
+    }
+    if let Some(twice) = parameters
+        .iter()
+        .enumerate()
+        .find_map(|(at, name)| parameters[..at].contains(name).then_some(name))
+    {
+        return broken(format!("routes: path `{written}` has two parameters `{{{twice}}}`"));
     }
     if path == own || path.starts_with(&format!("{own}/")) {
         return Ok(path);
     }
-    let below = |core: &str| path.eq_ignore_ascii_case(core) || path.to_ascii_lowercase().starts_with(&format!("{core}/"));
-    if let Some(core) = CORE_PATHS.into_iter().find(|core| below(core)) {
+    if path == "/" {
+        return broken(format!("routes: path `{written}` would lie over the server's front page"));
+    }
+    if let Some(server) = SERVER_PATHS.into_iter().find(|server| route::overlap(&path, server)) {
         return broken(format!(
-            "routes: path `{written}` lies over the core's `{core}`; below `{own}/` everything is yours"
+            "routes: path `{written}` lies over the server's own `{server}`; below `{own}/` everything is yours"
         ));
     }
-    if path == "/" || path == "/*" {
-        return broken(format!("routes: path `{written}` would lie over every route of the core"));
+    match CORE_ROUTES.into_iter().find(|core| route::overlap(&path, core)) {
+        Some(core) if !is_bound => broken(format!(
+            "routes: path `{written}` lies over the core's `{core}`; below `{own}/` everything is yours, and with bound = true it is answered \
+             where the operator binds the plugin to a host or port by [[http.routes]]"
+        )),
+        _ => Ok(path),
     }
-    Ok(path)
 }
 
 /// Whether a client may ask for a namespace of this name: `/` and then plain characters.
@@ -846,25 +904,61 @@ mod tests {
     fn routes_over_the_core_are_refused() {
         let route = |path: &str| format!("[[routes]]\nmethod = \"GET\"\npath = \"{path}\"\naccess = \"user\"");
         for path in [
-            "/api/messages",
-            "/API/x",
+            "/api/messages/conversations",
+            "/API/Messages/x",
+            "/api/messages/{message}/read",
+            "/api/users/me",
+        ] {
+            check(&route(path), "lies over the core's `/api/");
+            check(&route(path), "with bound = true");
+            assert!(good(&format!("{}\nbound = true", route(path))).routes[0].bound, "{path}");
+        }
+        for path in [
             "/v1/ws",
             "/socket.io",
             "/socket.io/x",
             "/openapi.json",
+            "/problems/not_found",
+            "/api/docs/index.html",
             "/plugins/other/x",
             "/metrics",
             "/",
             "/*",
+            "/api/*",
+            "/{anything}",
+            "/{any}/thing",
         ] {
             check(&route(path), "lie");
+            check(&format!("{}\nbound = true", route(path)), "lie");
         }
-        for path in ["/legacy//x", "/legacy/../api", "/legacy/%61pi", "/le gacy", "/a/*/b"] {
+        for path in [
+            "/legacy//x",
+            "/legacy/../api",
+            "/legacy/%61pi",
+            "/le gacy",
+            "/a/*/b",
+            "/a/{b}c",
+            "/a/{}",
+            "/a/{b-c}",
+            "/a/}b{",
+        ] {
             check(&route(path), "is not plain segments");
         }
-        assert_eq!(good(&route("/legacy/chat/*")).routes[0].path, "/legacy/chat/*");
-        assert_eq!(good(&route("/plugins/offers/x")).routes[0].path, "/plugins/offers/x");
-        assert_eq!(good(&route("/apiary")).routes[0].path, "/apiary", "a prefix ends at a slash");
+        check(&route("/a/{b}/{b}"), "has two parameters `{b}`");
+        let two = format!("{}\n{}", route("/a/{b}"), route("/a/{c}"));
+        check(&two, "`GET /a/{}` stands there twice");
+        for path in [
+            "/legacy/chat/*",
+            "/plugins/offers/x",
+            "/plugins/offers/{id}",
+            "/apiary",
+            "/api/messages",
+            "/api/v0/chat/conversation/{id}/messages",
+            "/message/getAll/{idChat}",
+            "/messaging/conversations/booking/{bookingId}",
+        ] {
+            assert_eq!(good(&route(path)).routes[0].path, path);
+        }
     }
 
     #[test]

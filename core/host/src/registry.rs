@@ -60,8 +60,9 @@ impl Registry {
             for name in &manifest.commands {
                 own(&mut registry.commands, "the command", name.clone(), &manifest.id)?;
             }
-            for route in &manifest.routes {
-                own(&mut routes, "the route", format!("{} {}", route.method, route.path), &manifest.id)?;
+            // Bound ones are kept apart by the operator, who says where each plugin's are.
+            for route in manifest.routes.iter().filter(|route| !route.bound) {
+                own(&mut routes, "the route", route.shape(), &manifest.id)?;
             }
             for &hook in &plugin.exports {
                 registry.by_hook[hook as usize].push(plugin.clone());

@@ -278,6 +278,7 @@ async fn handlers_that_wait_leave_instances_to_the_turns() {
         let request = HttpRequest {
             method: "GET".into(),
             path: "/x".into(),
+            params: Vec::new(),
             query: String::new(),
             headers: Vec::new(),
             body: Vec::new(),

@@ -572,6 +572,7 @@ async fn overlapping_strings_do_not_multiply() {
     let request = HttpRequest {
         method: "GET".into(),
         path: "/x".into(),
+        params: Vec::new(),
         query: String::new(),
         headers: Vec::new(),
         body: Vec::new(),

@@ -119,6 +119,27 @@ pub fn check_dialects(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Whether every plugin of `http.routes` is in the plugins' folder and has routes; the first mistake is named.
+pub fn check_routes(settings: &Settings) -> Result<(), Failure> {
+    if settings.http.routes.is_empty() {
+        return Ok(());
+    }
+    let dir = settings.plugins_dir();
+    let manifests = manifests(&dir);
+    for (index, bound) in settings.http.routes.iter().enumerate() {
+        let (key, plugin) = (format!("http.routes[{index}]"), &bound.plugin);
+        let Some(manifest) = manifests.iter().find(|manifest| manifest.id.as_str() == plugin) else {
+            let text = format!("{key}.plugin = \"{plugin}\": there is no such plugin in {}", dir.display());
+            return Err(Failure::usage(text).hint("haggle plugin install FOLDER, or mend the name"));
+        };
+        if manifest.routes.is_empty() {
+            let text = format!("{key}.plugin = \"{plugin}\": its manifest declares no routes");
+            return Err(Failure::usage(text).hint("[[routes]] in its plugin.toml, or take the table away here"));
+        }
+    }
+    Ok(())
+}
+
 /// The manifests in the plugins' folder that can be read.
 fn manifests(dir: &Path) -> Vec<Manifest> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
@@ -322,6 +343,42 @@ mod tests {
         assert!(other.contains("does not offer it (it offers /other)"), "{other}");
         manifest("\"*\"");
         assert!(check_dialects(&settings).is_ok());
+    }
+
+    #[test]
+    fn bound_routes_need_a_plugin_that_has_some() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut settings = Settings::default();
+        settings.server.plugins_dir = dir.path().to_owned();
+        assert!(check_routes(&settings).is_ok(), "without tables there is nothing to check");
+        settings.http.routes = vec![crate::config::BoundRoutes {
+            plugin: "shop".into(),
+            port: Some(5000),
+            ..Default::default()
+        }];
+        let missing = check_routes(&settings).expect_err("no such plugin").message;
+        assert!(missing.starts_with("http.routes[0].plugin = \"shop\""), "{missing}");
+        let manifest = |routes: &str| {
+            let text = format!("id = \"shop\"\nversion = \"1.0.0\"\napi = \"0.1\"\n{routes}");
+            std::fs::create_dir_all(dir.path().join("shop")).expect("a folder");
+            std::fs::write(dir.path().join("shop/plugin.toml"), text).expect("written");
+        };
+        manifest("");
+        let none = check_routes(&settings).expect_err("no routes").message;
+        assert!(none.ends_with("declares no routes"), "{none}");
+        manifest("[[routes]]\nmethod = \"GET\"\npath = \"/api/messages/{id}\"\naccess = \"user\"\nbound = true\n");
+        assert!(check_routes(&settings).is_ok());
+    }
+
+    /// A plugin's route is refused where the core has one: the list must be the router's.
+    #[test]
+    fn the_core_routes_are_those_of_the_router() {
+        let description = serde_json::from_str::<serde_json::Value>(&haggle_gateway::rest::openapi()).expect("JSON");
+        let mut documented: Vec<&str> = description["paths"].as_object().expect("paths").keys().map(String::as_str).collect();
+        let mut listed = haggle_host::manifest::CORE_ROUTES.to_vec();
+        documented.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(listed, documented);
     }
 
     #[test]

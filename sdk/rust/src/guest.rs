@@ -269,6 +269,7 @@ where
         let http::exports::haggle::plugin::http::Request {
             method,
             path,
+            params,
             query,
             headers,
             body,
@@ -276,6 +277,7 @@ where
         let request = HttpRequest {
             method,
             path,
+            params,
             query,
             headers,
             body,

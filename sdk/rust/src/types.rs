@@ -471,6 +471,8 @@ pub struct HttpRequest {
     pub method: String,
     /// As requested.
     pub path: String,
+    /// What stands for the `{name}`s of the route's path, decoded. [`HttpRequest::param`] finds one.
+    pub params: Vec<(String, String)>,
     /// Without `?`.
     pub query: String,
     /// Lower-case names; `authorization` and `cookie` are left out.
@@ -480,6 +482,20 @@ pub struct HttpRequest {
 }
 
 impl HttpRequest {
+    /// What stands for `{name}` in the route's path; empty where it has no such parameter.
+    ///
+    /// ```
+    /// use haggle_sdk::prelude::*;
+    ///
+    /// // GET /messaging/conversations/booking/b-17, of the route /messaging/conversations/booking/{booking}
+    /// let request = HttpRequest { params: vec![("booking".into(), "b-17".into())], ..HttpRequest::default() };
+    /// assert_eq!(request.param("booking"), "b-17");
+    /// assert_eq!(request.param("other"), "");
+    /// ```
+    pub fn param(&self, name: &str) -> &str {
+        self.params.iter().find(|(n, _)| n == name).map_or("", |(_, value)| value.as_str())
+    }
+
     /// The first header of this (lower-case) name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use haggle_engine::ports::{Facts, Hook};
+use haggle_engine::ports::{Facts, Hook, Route, RouteAccess};
 use haggle_model::PluginId;
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -17,9 +17,18 @@ pub(crate) struct Manifest {
     #[serde(default)]
     hooks: BTreeMap<String, Settings>,
     #[serde(default)]
+    routes: Vec<WrittenRoute>,
+    #[serde(default)]
     grants: BTreeMap<String, toml::Value>,
     #[serde(default)]
     pub config: Map<String, Value>,
+}
+
+/// A route, as far as a request is told by it.
+#[derive(Clone, Debug, Deserialize)]
+struct WrittenRoute {
+    method: String,
+    path: String,
 }
 
 /// Order, filters and policy of one hook.
@@ -44,6 +53,22 @@ impl Manifest {
 
     pub fn id(&self) -> PluginId {
         self.id.as_str().into()
+    }
+
+    /// The routes, open to everybody: a test says who asks.
+    pub fn routes(&self) -> Vec<Route> {
+        let path = |written: &str| match written.starts_with('/') {
+            true => written.to_owned(),
+            false => format!("/plugins/{}/{written}", self.id),
+        };
+        let route = |written: &WrittenRoute| Route {
+            plugin: self.id(),
+            method: written.method.clone(),
+            path: path(&written.path),
+            access: RouteAccess::Nobody,
+            bound: false,
+        };
+        self.routes.iter().map(route).collect()
     }
 
     pub fn hook(&self, hook: Hook) -> Settings {

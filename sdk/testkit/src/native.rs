@@ -491,7 +491,7 @@ impl Plan for NativePlan {
     }
 
     fn routes(&self) -> Vec<Route> {
-        Vec::new() // Requests are made by the plugin's name, not by their path: `TestServer::http`.
+        self.plugins.iter().flat_map(|plugin| plugin.manifest.routes()).collect()
     }
 
     async fn http(&self, scope: &dyn Scope, plugin: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError> {
@@ -499,6 +499,7 @@ impl Plan for NativePlan {
         let HttpRequest {
             method,
             path,
+            params,
             query,
             headers,
             body,
@@ -506,6 +507,7 @@ impl Plan for NativePlan {
         let request = types::HttpRequest {
             method,
             path,
+            params,
             query,
             headers,
             body,

@@ -12,6 +12,7 @@ use std::{
 use haggle_engine::{
     Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Request, To,
     ports::{Hooks, HttpRequest, HttpResponse, Op},
+    route::{Found, find},
     sockets::{Handshake, NamespaceAnswer, NamespaceCall, SocketEvent},
 };
 use haggle_model::{ConversationId, Limits, MessageId, Millis, Seq, UserId};
@@ -452,7 +453,8 @@ impl TestServer {
         Ok(serde_json::from_str(&answer).unwrap_or_else(|error| panic!("the answer of {name} is not JSON: {error}: {answer}")))
     }
 
-    /// A request for a route of a plugin, by a user.
+    /// A request for a route of a plugin, by a user. Where it brings no parameters, they are those of the manifest's route that
+    /// fits its path; who may use the route is not looked at.
     ///
     /// # Errors
     /// The plugin failed.
@@ -460,13 +462,22 @@ impl TestServer {
         let types::HttpRequest {
             method,
             path,
+            mut params,
             query,
             headers,
             body,
         } = request;
+        let routes = self.hooks.plan().routes();
+        let own = routes.iter().filter(|route| route.plugin.as_str() == plugin);
+        if let Found::Route(_, found) = find(own, &method, &path)
+            && params.is_empty()
+        {
+            params = found.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        }
         let request = HttpRequest {
             method,
             path,
+            params,
             query,
             headers,
             body,

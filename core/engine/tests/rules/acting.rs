@@ -28,6 +28,7 @@ fn request(key: Option<&str>) -> HttpRequest {
     HttpRequest {
         method: "POST".into(),
         path: "/plugins/shop/send".into(),
+        params: Vec::new(),
         query: String::new(),
         headers: key.map(|key| ("idempotency-key".to_owned(), key.to_owned())).into_iter().collect(),
         body: Vec::new(),

@@ -8,7 +8,7 @@ mod edge;
 mod extract;
 mod messages;
 mod participants;
-mod plugins;
+pub(crate) mod plugins;
 pub mod problem;
 mod users;
 

@@ -1,22 +1,26 @@
-//! Routes of plugins: whatever no core route answers is looked up among what the manifests of active plugins declare.
+//! Routes of plugins: whatever no core route answers is looked up among what the manifests of active plugins declare. Where the
+//! operator has bound a plugin's routes to a host or a port they are looked up first.
 
 use std::sync::Arc;
 
 use axum::{
+    Router,
     body::Body,
     extract::{Request, State},
     http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    middleware::from_fn_with_state,
     response::Response,
 };
 use haggle_engine::{
     Actor,
     ports::{HttpRequest, HttpResponse, Route, RouteAccess},
+    route::{Found, find},
 };
 use haggle_model::ErrorCode;
 
 use super::{
     answer::Answer,
-    edge::Asking,
+    edge::{Asking, edge},
     extract::{actor, authenticate, read_body, trace_id},
     problem::Problem,
 };
@@ -41,36 +45,96 @@ const NOT_PASSED_ON: [&str; 15] = [
     "upgrade",
 ];
 
+/// The route that answers a request. Stands in the extensions of one that is for a bound route.
+#[derive(Clone)]
+pub struct Chosen {
+    route: Route,
+    params: Vec<(String, String)>,
+}
+
+impl Chosen {
+    fn new(route: &Route, params: Vec<(&str, &str)>) -> Chosen {
+        let params = params.into_iter().map(|(name, value)| (name.to_owned(), decoded(value)));
+        Chosen {
+            params: params.collect(),
+            route: route.clone(),
+        }
+    }
+}
+
 /// The fallback of the router.
 pub async fn route(State(gateway): State<Arc<Gateway>>, request: Request) -> Answer {
-    let routes = gateway.engine.hooks().plan().routes();
-    let (parts, body) = request.into_parts();
-    let Some(route) = find(&routes, parts.method.as_str(), parts.uri.path())? else {
-        return Err(Problem::not_found());
+    let (mut parts, body) = request.into_parts();
+    let Chosen { route, params } = match parts.extensions.remove::<Chosen>() {
+        Some(chosen) => chosen,
+        None => unbound(&gateway, &parts)?,
     };
-    let actor = admit(&gateway, route, &parts).await?;
+    let actor = admit(&gateway, &route, &parts).await?;
     let trace = trace_id(&parts);
-    let request = to_plugin(&parts, read_body(body, &gateway).await?.to_vec());
+    let request = to_plugin(&parts, params, read_body(body, &gateway).await?.to_vec());
     let response = gateway.engine.http(actor, trace, &route.plugin, request).await?;
     from_plugin(response)
 }
 
-/// The route that fits best: the longest path; 405 when only another method fits.
-fn find<'a>(routes: &'a [Route], method: &str, path: &str) -> Result<Option<&'a Route>, Problem> {
-    let by_path: Vec<&Route> = routes.iter().filter(|route| fits(&route.path, path)).collect();
-    let by_method = by_path.iter().copied().filter(|route| route.method == "*" || route.method == method);
-    match by_method.max_by_key(|route| (route.path.len(), route.method != "*")) {
-        None if !by_path.is_empty() => Err(method_not_allowed()),
-        best => Ok(best),
+fn unbound(gateway: &Gateway, parts: &Parts) -> Result<Chosen, Problem> {
+    let routes = gateway.engine.hooks().plan().routes();
+    let everywhere = routes.iter().filter(|route| !route.bound);
+    match find(everywhere, parts.method.as_str(), parts.uri.path()) {
+        Found::Route(route, params) => Ok(Chosen::new(route, params)),
+        Found::OtherMethod => Err(method_not_allowed()),
+        Found::Nothing => Err(Problem::not_found()),
     }
 }
 
-/// A trailing `/*` fits everything below, and the path itself.
-fn fits(pattern: &str, path: &str) -> bool {
-    match pattern.strip_suffix("/*") {
-        Some(base) => path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-        None => pattern == path,
+/// The route of a plugin that answers this request before the core does, because the operator has bound it there.
+pub fn bound<B>(gateway: &Gateway, request: &Request<B>, port: u16) -> Option<Chosen> {
+    let host = request.uri().host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
+    let host = host.map(without_port).unwrap_or_default();
+    let mut here = gateway.settings.http.routes.iter().filter(|bound| bound.fits(host, port)).peekable();
+    here.peek()?;
+    let plugins: Vec<&str> = here.map(|bound| bound.plugin.as_str()).collect();
+    let routes = gateway.engine.hooks().plan().routes();
+    let candidates = routes.iter().filter(|route| plugins.contains(&route.plugin.as_str()));
+    match find(candidates, request.method().as_str(), request.uri().path()) {
+        Found::Route(route, params) => Some(Chosen::new(route, params)),
+        Found::OtherMethod | Found::Nothing => None,
     }
+}
+
+/// What answers requests for which [`bound`] has chosen a route: no core route is asked.
+pub fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .fallback(route)
+        .layer(from_fn_with_state(gateway.clone(), edge))
+        .with_state(gateway)
+}
+
+/// Of `[::1]:3000` and `host:3000` what stands before the port.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// A segment of a path without its percent signs; as it was where that is no text.
+fn decoded(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| segment.to_owned())
 }
 
 /// The answer to a known path with another method.
@@ -100,11 +164,12 @@ async fn admit(gateway: &Gateway, route: &Route, parts: &Parts) -> Result<Actor,
     }
 }
 
-fn to_plugin(parts: &Parts, body: Vec<u8>) -> HttpRequest {
+fn to_plugin(parts: &Parts, params: Vec<(String, String)>, body: Vec<u8>) -> HttpRequest {
     let readable = |(name, value): (&HeaderName, &HeaderValue)| Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()));
     HttpRequest {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
+        params,
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: parts
             .headers
@@ -141,37 +206,31 @@ fn from_plugin(answer: HttpResponse) -> Answer {
 mod tests {
     use super::*;
 
-    fn routes() -> Vec<Route> {
-        let route = |method: &str, path: &str| Route {
-            plugin: "offers".into(),
-            method: method.into(),
-            path: path.into(),
-            access: RouteAccess::User,
-        };
-        vec![
-            route("GET", "/plugins/offers/stats"),
-            route("*", "/plugins/offers/*"),
-            route("POST", "/message/create"),
-        ]
-    }
-
-    #[track_caller]
-    fn check(method: &str, path: &str, expect: Option<&str>) {
-        let routes = routes();
-        let found = find(&routes, method, path).expect("no wrong method");
-        assert_eq!(found.map(|route| route.path.as_str()), expect, "{method} {path}");
+    #[test]
+    fn parameters_come_without_percent_signs() {
+        for (segment, expect) in [
+            ("plain", "plain"),
+            ("a%20b%2fc", "a b/c"),
+            ("caf%C3%A9", "café"),
+            ("100%", "100%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%ff", "%ff"),
+        ] {
+            assert_eq!(decoded(segment), expect);
+        }
     }
 
     #[test]
-    fn the_longest_path_answers() {
-        check("GET", "/plugins/offers/stats", Some("/plugins/offers/stats"));
-        check("POST", "/plugins/offers/stats", Some("/plugins/offers/*"));
-        check("GET", "/plugins/offers", Some("/plugins/offers/*"));
-        check("GET", "/plugins/offers/a/b", Some("/plugins/offers/*"));
-        check("GET", "/plugins/offersx", None);
-        check("POST", "/message/create", Some("/message/create"));
-        check("POST", "/message/create/x", None);
-        assert!(find(&routes(), "GET", "/message/create").is_err(), "405");
+    fn a_host_is_a_name_without_its_port() {
+        for (host, expect) in [
+            ("Shop.example:3000", "Shop.example"),
+            ("shop", "shop"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(without_port(host), expect);
+        }
     }
 
     #[test]
@@ -184,7 +243,7 @@ mod tests {
             .body(())
             .expect("request")
             .into_parts();
-        let request = to_plugin(&parts, vec![1]);
+        let request = to_plugin(&parts, Vec::new(), vec![1]);
         assert_eq!(request.headers, [("x-own".to_owned(), "1".to_owned())]);
         assert_eq!((request.path.as_str(), request.query.as_str()), ("/plugins/offers/x", "a=1"));
     }

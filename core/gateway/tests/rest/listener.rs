@@ -107,3 +107,46 @@ async fn stopping_refuses_new_connections_and_ends_idle_ones() {
     assert!(matches!(ended, Ok(0) | Err(_)), "the idle connection is closed");
     assert!(TcpStream::connect(address).await.is_err());
 }
+
+#[tokio::test]
+async fn bound_routes_go_before_the_core_at_their_host_and_port() {
+    for (host, at_the_port, is_asked) in [
+        (None, true, true),
+        (Some("old.example"), true, true),
+        (Some("new.example"), true, false),
+        (None, false, false),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+        let address = listener.local_addr().expect("bound");
+        let bound = haggle_gateway::RouteSettings {
+            plugin: "offers".into(),
+            host: host.map(str::to_owned),
+            port: Some(if at_the_port { address.port() } else { 1 }),
+        };
+        let api = Api::with(std::sync::Arc::new(super::plugins::Offers), generous(), |settings| {
+            settings.http.routes = vec![bound]
+        })
+        .await;
+        let stop = CancellationToken::new();
+        let _stop = stop.clone().drop_guard();
+        tokio::spawn(serve(listener, App::new(api.gateway.clone()), stop));
+        let ask = async |path: &str| {
+            let mut stream = TcpStream::connect(address).await.expect("connects");
+            let token = token("ann");
+            let request = format!("GET {path} HTTP/1.1\r\nhost: Old.example:80\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.expect("writes");
+            read_until(&mut stream, "nothing that comes").await
+        };
+        let asked = ask("/api/messages/conversations").await;
+        let expect = if is_asked { "HTTP/1.1 201" } else { "HTTP/1.1 404" };
+        assert!(
+            asked.starts_with(expect) && asked.contains("x-request-id"),
+            "{host:?} {at_the_port}: {asked}"
+        );
+        assert!(ask("/api/users/me").await.starts_with("HTTP/1.1 200"), "the core's other routes stay");
+        assert!(
+            ask("/message/getAll/7").await.contains("[[\"chat\",\"7\"]]"),
+            "and those of plugins that hide nothing"
+        );
+    }
+}

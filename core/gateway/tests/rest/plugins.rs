@@ -104,17 +104,24 @@ impl Plan for Offers {
             method: method.into(),
             path: path.into(),
             access,
+            bound: false,
+        };
+        let bound = |path: &str| Route {
+            bound: true,
+            ..route("GET", path, RouteAccess::User)
         };
         vec![
             route("GET", "/plugins/offers/open", RouteAccess::Nobody),
             route("POST", "/plugins/offers/mine", RouteAccess::User),
             route("*", "/plugins/offers/staff/*", RouteAccess::Role("staff".into())),
             route("POST", "/message/create", RouteAccess::User),
+            route("GET", "/message/getAll/{chat}", RouteAccess::User),
+            bound("/api/messages/conversations"),
         ]
     }
     async fn http(&self, scope: &dyn Scope, _: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError> {
         let seen = json!({
-            "user": scope.call().actor.user.as_str(), "trace": scope.call().trace_id, "method": request.method, "path": request.path, "query": request.query,
+            "user": scope.call().actor.user.as_str(), "trace": scope.call().trace_id, "method": request.method, "path": request.path, "params": request.params, "query": request.query,
             "headers": request.headers, "body": String::from_utf8_lossy(&request.body),
         });
         let headers = vec![("content-type".into(), "application/json".into()), ("connection".into(), "close".into())];
@@ -278,6 +285,12 @@ async fn routes_ask_for_what_their_manifest_says() {
     assert_eq!((&mine["user"], &mine["body"]), (&json!("ann"), &json!("{\"x\":1}")));
     assert!(!mine["headers"].to_string().contains("Bearer"));
     assert_eq!(api.post("ann", "/message/create", json!({})).await.expect(201)["path"], "/message/create");
+
+    assert_eq!(
+        api.get("ann", "/message/getAll/a%20b").await.expect(201)["params"],
+        json!([["chat", "a b"]])
+    );
+    api.get("ann", "/api/messages/conversations").await.problem(404, "not_found"); // the core's, bound nowhere
 
     api.get("ann", "/plugins/offers/staff/a").await.problem(403, "forbidden");
     let staff = token_with("sam", &["staff"]);

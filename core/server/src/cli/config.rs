@@ -37,6 +37,7 @@ pub fn run(args: &ConfigArgs) -> Result<(), Failure> {
             let settings = from.load()?.settings;
             settings.check()?;
             plugins::check_dialects(&settings)?;
+            plugins::check_routes(&settings)?;
             print("the configuration is valid");
         }
         ConfigCommand::Show(from) => show(&from.load()?.effective),

@@ -69,7 +69,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 
 type Check = fn(&Settings) -> Finding;
 
-const CHECKS: [(&str, Check); 10] = [
+const CHECKS: [(&str, Check); 11] = [
     ("configuration", configuration),
     ("data directory", data_directory),
     ("free space", free_space),
@@ -77,6 +77,7 @@ const CHECKS: [(&str, Check); 10] = [
     ("log", log),
     ("plugins", plugin_files),
     ("namespaces", namespaces),
+    ("bound routes", bound_routes),
     ("server.listen", |settings| address(settings.server.listen, "server.listen")),
     ("server.admin", |settings| address(settings.server.admin, "server.admin")),
     ("open files", open_files),
@@ -241,6 +242,13 @@ fn plugin_files(settings: &Settings) -> Finding {
 fn namespaces(settings: &Settings) -> Finding {
     match plugins::check_dialects(settings) {
         Ok(()) => Finding::Good(format!("{} of plugins", settings.socketio.dialects.len())),
+        Err(failure) => Finding::Bad(failure.message, failure.hint.unwrap_or_default()),
+    }
+}
+
+fn bound_routes(settings: &Settings) -> Finding {
+    match plugins::check_routes(settings) {
+        Ok(()) => Finding::Good(format!("of {} plugins", settings.http.routes.len())),
         Err(failure) => Finding::Bad(failure.message, failure.hint.unwrap_or_default()),
     }
 }

@@ -10,7 +10,8 @@ mod settings;
 pub use load::{Effective, Flag, Loaded, Sources, load};
 pub use nearest::nearest;
 pub use settings::{
-    Auth, Claim, Dialect, Drain, Http, LimitSettings, Log, LogFormat, Plugins, Rest, Retention, Server, Settings, Store, UnknownUsers, Users, Ws,
+    Auth, BoundRoutes, Claim, Dialect, Drain, Http, LimitSettings, Log, LogFormat, Plugins, Rest, Retention, Server, Settings, Store, UnknownUsers,
+    Users, Ws,
 };
 
 /// The annotated defaults, as `haggle config default` prints them.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use haggle_gateway::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, SocketIoSettings, UserSettings, WsSettings};
+use haggle_gateway::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, RouteSettings, SocketIoSettings, UserSettings, WsSettings};
 use haggle_host::HostLimits;
 use haggle_model::Limits;
 use haggle_store::embedded::EmbeddedOptions;
@@ -73,7 +73,7 @@ pub struct Server {
     pub listen: SocketAddr,
     /// For operators: metrics, probes, admin API.
     pub admin: SocketAddr,
-    /// Further addresses for clients: a dialect may be bound to the port of one.
+    /// Further addresses for clients: a dialect, or a plugin's routes, may be bound to the port of one.
     pub listen_also: Vec<SocketAddr>,
     /// Host headers that admin writes may carry.
     pub admin_hosts: Vec<String>,
@@ -265,6 +265,7 @@ pub struct Http {
     pub header_read_ms_max: u64,
     pub headers_max: usize,
     pub header_bytes_max: usize,
+    pub routes: Vec<BoundRoutes>,
 }
 
 impl Default for Http {
@@ -275,7 +276,42 @@ impl Default for Http {
             header_read_ms_max: millis(http.header_read_timeout),
             headers_max: http.headers_max,
             header_bytes_max: http.header_bytes_max,
+            routes: Vec::new(),
         }
+    }
+}
+
+/// `[[http.routes]]`
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[allow(missing_docs, reason = "the fields are those of haggle_gateway::RouteSettings, which explains them")]
+pub struct BoundRoutes {
+    pub plugin: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+}
+
+impl BoundRoutes {
+    fn gateway(&self) -> RouteSettings {
+        RouteSettings {
+            plugin: self.plugin.clone(),
+            host: self.host.clone(),
+            port: self.port,
+        }
+    }
+
+    /// The first rule that it breaks; `key` names its place.
+    fn check(&self, key: &str) -> Result<(), Failure> {
+        if self.plugin.is_empty() {
+            return Err(Failure::usage(format!("{key}.plugin = \"\" cannot be")).hint("name the id of the plugin whose routes go first"));
+        }
+        if self.host.is_none() && self.port.is_none() {
+            let hint = "name a host or a port; routes that hide none of the core's need no table here";
+            return Err(Failure::usage(format!("{key} would hide routes of the core everywhere")).hint(hint));
+        }
+        Ok(())
     }
 }
 
@@ -802,6 +838,7 @@ impl Settings {
                 headers_max: http.headers_max,
                 header_bytes_max: http.header_bytes_max,
                 drain_max: Duration::from_millis(drain.within_ms.saturating_sub(drain.delay_ms)),
+                routes: http.routes.iter().map(BoundRoutes::gateway).collect(),
             },
             rest: RestSettings {
                 body_bytes_max: rest.body_bytes_max,
@@ -887,6 +924,9 @@ impl Settings {
         at_least("ws.heartbeat_ms", self.ws.heartbeat_ms as usize, 1_000)?;
         self.socketio.check()?;
         at_least("socketio.events_waiting_max", self.socketio.events_waiting_max, 1)?;
+        for (index, bound) in self.http.routes.iter().enumerate() {
+            bound.check(&format!("http.routes[{index}]"))?;
+        }
         self.check_dialects()
     }
 
