@@ -56,7 +56,7 @@ pub(crate) async fn get(engine: &Arc<Inner>, plugin: &PluginId, key: &str, comma
     let part = engine.warmed(&address).await?;
     let cell = Cell::committed(engine, &part, plugin, key).await?;
     let held = cell.held.filter(|held| held.kept || held.holder == command).map(|held| held.value);
-    Ok(held.or(cell.value))
+    Ok(held.or(cell.value.map(|value| value.bytes)))
 }
 
 /// Set-if-absent of all keys for `command`, which runs in `holder`'s turn: all or none.
@@ -160,6 +160,7 @@ pub(crate) async fn give_back(engine: &Arc<Inner>, plugin: &PluginId, keys: &[St
 pub(crate) async fn deliver(engine: &Arc<Inner>, address: &Address, what: &Outgoing, id: CommandId) -> Result<(), Refusal> {
     match what {
         Outgoing::Kv(changes) => set_in(engine, address, changes, id).await,
+        Outgoing::Add { plugin, key, by } => add_in(engine, address, plugin, key, *by, id).await,
         // No other command holds for this holder, so a second time changes nothing.
         Outgoing::Keep { plugin, keys, holder } => keep_in(engine, address, plugin, keys, *holder).await,
         Outgoing::Release {
@@ -194,6 +195,40 @@ async fn set_in(engine: &Arc<Inner>, address: &Address, changes: &[KvChange], id
         }
     }
     Err(busy())
+}
+
+/// Adds to the number at a key, once per `id`: what stands there is read and replaced in one step of the part. It stays within
+/// `i64`, and a key that ends at some time still does.
+async fn add_in(engine: &Arc<Inner>, address: &Address, plugin: &PluginId, key: &str, by: i64, id: CommandId) -> Result<(), Refusal> {
+    let part = engine.warmed(address).await?;
+    for _ in 0..LOOKS_MAX {
+        let seen = part.with_state(|state| state.last_ticket);
+        if applied(engine, &part, id).await? {
+            return Ok(());
+        }
+        let before = Cell::read(engine, &part, plugin, key).await?.value;
+        let number = before.as_ref().map_or(Ok(0), |before| number(key, &before.bytes))?;
+        let change = KvChange {
+            plugin: plugin.clone(),
+            key: key.to_owned(),
+            value: Some(number.saturating_add(by).to_string().into_bytes()),
+            expires_at: before.and_then(|before| before.expires_at),
+        };
+        let effects = Effects {
+            kv: vec![change],
+            ..Effects::default()
+        };
+        if stage_as(engine, &part, address, effects, seen, Some(id)).await? {
+            return Ok(());
+        }
+    }
+    Err(busy())
+}
+
+/// The number that a value is the decimal text of.
+fn number(key: &str, value: &[u8]) -> Result<i64, Refusal> {
+    let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+    number.ok_or_else(|| Refusal::new(ErrorCode::Conflict, format!("what stands at the key {key:?} is no number to add to")))
 }
 
 /// Frees keys whoever holds them, and remembers that it did, even where nobody held any: a second time somebody new may.
@@ -377,7 +412,20 @@ async fn settle(engine: &Arc<Inner>, held: &ReservationState) -> Result<bool, Re
 /// What stands at one key.
 struct Cell {
     held: Option<ReservationState>,
-    value: Option<Vec<u8>>,
+    value: Option<Value>,
+}
+
+/// What was set, if it has not ended.
+struct Value {
+    bytes: Vec<u8>,
+    expires_at: Option<Millis>,
+}
+
+impl Value {
+    fn alive(engine: &Inner, bytes: Vec<u8>, expires_at: Option<Millis>) -> Option<Value> {
+        let is_alive = expires_at.is_none_or(|expires_at| expires_at > engine.clock.now());
+        is_alive.then_some(Value { bytes, expires_at })
+    }
 }
 
 impl Cell {
@@ -394,7 +442,7 @@ impl Cell {
             None => engine.store.reservation(part.id, plugin, key).await?,
         };
         let value = match change {
-            Some(change) => change.value.filter(|_| alive(change.expires_at, engine.clock.now())),
+            Some(change) => change.value.and_then(|bytes| Value::alive(engine, bytes, change.expires_at)),
             None => Cell::stored_value(engine, part, plugin, key).await?,
         };
         Ok(Cell { held, value })
@@ -409,12 +457,8 @@ impl Cell {
         })
     }
 
-    async fn stored_value(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Option<Vec<u8>>, Refusal> {
+    async fn stored_value(engine: &Inner, part: &Conversation, plugin: &PluginId, key: &str) -> Result<Option<Value>, Refusal> {
         let row = engine.store.kv_get(part.id, plugin, key).await?;
-        Ok(row.filter(|row| alive(row.expires_at, engine.clock.now())).map(|row| row.value))
+        Ok(row.and_then(|row| Value::alive(engine, row.value, row.expires_at)))
     }
-}
-
-fn alive(expires_at: Option<Millis>, now: Millis) -> bool {
-    expires_at.is_none_or(|expires_at| expires_at > now)
 }

@@ -506,6 +506,8 @@ pub trait HostCalls: Send + Sync {
     async fn global_reserve(&self, keys: Vec<String>, value: Vec<u8>) -> Result<bool, HostError>;
     /// Sets a key after the commit.
     fn global_set(&self, key: &str, value: Vec<u8>, ttl_s: Option<u32>) -> Result<(), HostError>;
+    /// Adds to the decimal number at a key after the commit, once.
+    fn global_add(&self, key: &str, by: i64) -> Result<(), HostError>;
     /// Deletes a key after the commit.
     fn global_delete(&self, key: &str) -> Result<(), HostError>;
     /// Gives reserved keys back after the commit.

@@ -637,6 +637,16 @@ impl HostCalls for Guest {
         self.outgoing(Address::kv(&self.plugin, key), Outgoing::Kv(vec![change]), bytes)
     }
 
+    fn global_add(&self, key: &str, by: i64) -> Result<(), HostError> {
+        self.check_key(key)?;
+        let add = Outgoing::Add {
+            plugin: self.plugin.clone(),
+            key: key.into(),
+            by,
+        };
+        self.outgoing(Address::kv(&self.plugin, key), add, key.len())
+    }
+
     fn global_delete(&self, key: &str) -> Result<(), HostError> {
         self.check_key(key)?;
         let change = self.change(key, None, None);

@@ -164,6 +164,7 @@ fn outgoing_bytes(what: &haggle_model::Outgoing) -> usize {
             .iter()
             .map(|change| 32 + change.key.len() + change.value.as_ref().map_or(0, Vec::len))
             .sum(),
+        Outgoing::Add { key, .. } => 32 + key.len(),
         Outgoing::Keep { keys, .. } | Outgoing::Release { keys, .. } => keys.iter().map(|key| 8 + key.len()).sum(),
         Outgoing::Conversation { participants, name, state } => {
             participants.iter().map(|user| user.as_str().len()).sum::<usize>()

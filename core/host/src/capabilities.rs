@@ -48,7 +48,7 @@ macro_rules! functions {
 
 functions! {
     Kv: KvGet = "kv.get", KvSet = "kv.set", KvDelete = "kv.delete", KvList = "kv.list";
-    KvGlobal: GlobalGet = "kv-global.get", GlobalReserve = "kv-global.reserve", GlobalSet = "kv-global.set",
+    KvGlobal: GlobalGet = "kv-global.get", GlobalReserve = "kv-global.reserve", GlobalSet = "kv-global.set", GlobalAdd = "kv-global.add",
         GlobalDelete = "kv-global.delete", GlobalRelease = "kv-global.release";
     Messages: MessagesSend = "messages.send", MessagesEdit = "messages.edit", MessagesGet = "messages.get", MessagesList = "messages.list";
     Conversations: ConversationsGet = "conversations.get", ConversationsIdOf = "conversations.id-of",
@@ -242,6 +242,10 @@ impl kv_global::Host for State {
             state.check_value(Capability::KvGlobal, &value)?;
             guest.global_set(&key, value, ttl_s)
         })
+    }
+
+    fn add(&mut self, key: String, by: i64) -> Answer<()> {
+        self.at_once(HostFn::GlobalAdd, key.len(), |_, guest| guest.global_add(&key, by))
     }
 
     fn delete(&mut self, key: String) -> Answer<()> {

@@ -194,6 +194,19 @@ pub enum Outgoing {
         #[n(2)]
         state: Option<String>,
     },
+    /// Adds to the number at a key of global kv.
+    #[n(6)]
+    Add {
+        /// Whose key.
+        #[n(0)]
+        plugin: PluginId,
+        /// Which key.
+        #[n(1)]
+        key: String,
+        /// How much.
+        #[n(2)]
+        by: i64,
+    },
 }
 
 /// One key of global kv that a command holds.

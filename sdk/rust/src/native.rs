@@ -49,6 +49,7 @@ pub trait Host {
     fn global_get(&self, key: &str) -> Answer<Option<Vec<u8>>>;
     fn global_reserve(&self, keys: &[String], value: &[u8]) -> Answer<bool>;
     fn global_set(&self, key: &str, value: &[u8], ttl_s: Option<u32>) -> Answer<()>;
+    fn global_add(&self, key: &str, by: i64) -> Answer<()>;
     fn global_delete(&self, key: &str) -> Answer<()>;
     fn global_release(&self, keys: &[String]) -> Answer<()>;
 

@@ -91,6 +91,9 @@ impl Host for Asking {
     fn global_set(&self, key: &str, value: &[u8], ttl_s: Option<u32>) -> Answer<()> {
         now(self.calls.global_set(key, value.to_vec(), ttl_s))
     }
+    fn global_add(&self, key: &str, by: i64) -> Answer<()> {
+        now(self.calls.global_add(key, by))
+    }
     fn global_delete(&self, key: &str) -> Answer<()> {
         now(self.calls.global_delete(key))
     }

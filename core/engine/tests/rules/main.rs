@@ -6,6 +6,7 @@ mod support;
 mod acting;
 mod after_hooks;
 mod broadcasts;
+mod counters;
 mod faults;
 mod limits;
 mod lists;

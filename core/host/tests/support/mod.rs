@@ -238,6 +238,9 @@ impl HostCalls for FakeGuest {
     fn global_set(&self, _: &str, _: Vec<u8>, _: Option<u32>) -> Result<(), HostError> {
         not_here()
     }
+    fn global_add(&self, _: &str, _: i64) -> Result<(), HostError> {
+        not_here()
+    }
     fn global_delete(&self, _: &str) -> Result<(), HostError> {
         not_here()
     }

@@ -1,5 +1,6 @@
 //! Keys of this plugin shared by all conversations. No turn protects them: [`get`] may be stale when you act on it, and [`set`],
-//! [`delete`] and [`release`] take effect after the commit. Use [`reserve`] to decide between conversations.
+//! [`add`], [`delete`] and [`release`] take effect after the commit. Use [`reserve`] to decide between conversations and [`add`] to
+//! count in all of them.
 
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -61,6 +62,44 @@ pub fn set_for(key: &str, value: &[u8], ttl_s: u32) -> Result<(), Error> {
 /// As [`set`]; [`Error::Invalid`] where the value has no JSON form.
 pub fn set_json(key: &str, value: &impl Serialize) -> Result<(), Error> {
     set(key, json::text(value)?.as_bytes())
+}
+
+/// Adds to the number at a key, after the commit. A key that is not there counts as 0; `get_json::<i64>` reads the number.
+///
+/// Every add of a transaction that commits counts, once, whoever adds at the same time: a [`get`] and a [`set`] would lose some.
+/// The number stays within `i64`; where something else stands, the add becomes a failed delivery.
+///
+/// ```
+/// use haggle_sdk::prelude::*;
+/// use haggle_sdk::test::Harness;
+///
+/// #[derive(Default)]
+/// struct Totals;
+///
+/// impl AfterMessage for Totals {
+///     fn after_message(&mut self, _call: &Call, message: Message) -> Result<(), Failure> {
+///         match message.op {
+///             Op::Send => kv_global::add("messages", 1)?,
+///             Op::Delete => kv_global::add("messages", -1)?,
+///             Op::Edit => {}
+///         }
+///         Ok(())
+///     }
+/// }
+/// haggle_sdk::plugin! { Totals, hooks: [after_message], caps: [kv_global] }
+///
+/// let mut app = Harness::<Totals>::new();
+/// let conversation = app.direct("alice", "bob");
+/// app.send("alice", Draft::text(&conversation, "one")).unwrap();
+/// app.send("bob", Draft::text(&conversation, "two")).unwrap();
+/// assert_eq!(app.global("messages"), Some(b"2".to_vec()));
+/// ```
+///
+/// # Errors
+///
+/// See [`Error`].
+pub fn add(key: &str, by: i64) -> Result<(), Error> {
+    host!(KvGlobal.global_add(key, by))
 }
 
 /// Deletes a key, after the commit.

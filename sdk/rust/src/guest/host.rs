@@ -98,6 +98,11 @@ pub fn global_set(key: &str, value: &[u8], ttl_s: Option<u32>) -> Answer<()> {
     Ok(imports::kv_global::set(key, value, ttl_s)?)
 }
 
+pub fn global_add(key: &str, by: i64) -> Answer<()> {
+    named!("plugin_macro_must_name_the_capability_kv_global");
+    Ok(imports::kv_global::add(key, by)?)
+}
+
 pub fn global_delete(key: &str) -> Answer<()> {
     named!("plugin_macro_must_name_the_capability_kv_global");
     Ok(imports::kv_global::delete(key)?)

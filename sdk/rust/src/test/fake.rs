@@ -97,6 +97,7 @@ pub(super) struct Stored {
 #[derive(Clone)]
 pub(super) enum GlobalWrite {
     Set(String, Stored),
+    Add(String, i64),
     Delete(String),
 }
 
@@ -510,6 +511,17 @@ impl State {
         }
     }
 
+    /// What is no number is left as it is: the server keeps such an add as a failed delivery.
+    fn add(&mut self, key: String, by: i64) {
+        let before = self.global.get(&key).filter(|stored| self.alive(stored)).cloned();
+        let mut stored = before.unwrap_or_else(|| self.stored(b"0", None));
+        let number = std::str::from_utf8(&stored.value).ok().and_then(|text| text.parse::<i64>().ok());
+        if let Some(number) = number {
+            stored.value = number.saturating_add(by).to_string().into_bytes();
+            self.global.insert(key, stored);
+        }
+    }
+
     /// What takes effect after a handler.
     pub fn commit(&mut self) {
         for write in std::mem::take(&mut self.deferred) {
@@ -517,6 +529,7 @@ impl State {
                 GlobalWrite::Set(key, stored) => {
                     self.global.insert(key, stored);
                 }
+                GlobalWrite::Add(key, by) => self.add(key, by),
                 GlobalWrite::Delete(key) => {
                     self.global.remove(&key);
                 }

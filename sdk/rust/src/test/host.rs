@@ -119,6 +119,11 @@ impl Host for FakeHost {
         Ok(())
     }
 
+    fn global_add(&self, key: &str, by: i64) -> Answer<()> {
+        self.state_mut().deferred.push(GlobalWrite::Add(key.into(), by));
+        Ok(())
+    }
+
     fn global_delete(&self, key: &str) -> Answer<()> {
         self.state_mut().deferred.push(GlobalWrite::Delete(key.into()));
         Ok(())

@@ -22,8 +22,8 @@
 //! assert_eq!(app.emitted()[0].payload, json!({"by": "alice"}));
 //! ```
 //!
-//! What it keeps faithfully: writes of a handler that rejects or fails are undone; global `set`, `delete` and `release` take
-//! effect after the handler; `reserve` is all or none and belongs to the command; keys and timers follow the test's own clock;
+//! What it keeps faithfully: writes of a handler that rejects or fails are undone; global `set`, `add`, `delete` and `release`
+//! take effect after the handler; `reserve` is all or none and belongs to the command; keys and timers follow the test's own clock;
 //! what the macro does not name is denied. What it leaves to the testkit: other plugins, retries, limits, several conversations
 //! at once, everything wasm.
 
