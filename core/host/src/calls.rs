@@ -21,6 +21,7 @@ use crate::{
     metrics::Outcome,
     plugin::Plugin,
     pool::Lease,
+    shares::Share,
     state::State,
 };
 
@@ -43,6 +44,11 @@ pub(crate) trait Handler: Send + Sync + 'static {
 
     fn hook(&self) -> Hook;
 
+    /// Of which instances it gets one.
+    fn share(&self) -> Share {
+        Share::Turn
+    }
+
     /// Enters the component.
     fn run(&self, guests: &Guests, store: &mut Store<State>, call: &wit::Call) -> impl Future<Output = wasmtime::Result<Self::Raw>> + Send;
 
@@ -56,7 +62,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
 /// Calls `handler` of `plugin`. Breaker, pool, budgets, metrics and logs are seen to.
 pub(crate) async fn call<H: Handler>(plugin: &Arc<Plugin>, session: Session, handler: H) -> Result<H::Answer, CallError> {
     let hook = handler.hook();
-    let lease = match admit(plugin, hook, &session).await {
+    let lease = match admit(plugin, hook, handler.share(), &session).await {
         Ok(lease) => lease,
         Err(error) => {
             plugin.meters(hook).count(Outcome::Fault(error.kind));
@@ -73,7 +79,7 @@ pub(crate) async fn call<H: Handler>(plugin: &Arc<Plugin>, session: Session, han
     }
 }
 
-async fn admit(plugin: &Arc<Plugin>, hook: Hook, session: &Session) -> Result<Lease, CallError> {
+async fn admit(plugin: &Arc<Plugin>, hook: Hook, share: Share, session: &Session) -> Result<Lease, CallError> {
     let Session { began, deadline, .. } = *session;
     let breaker = plugin.breaker(hook);
     breaker
@@ -83,7 +89,7 @@ async fn admit(plugin: &Arc<Plugin>, hook: Hook, session: &Session) -> Result<Le
         breaker.undecided();
         return Err(CallError::new(Kind::Timeout, "no time was left to call it"));
     }
-    let lease = plugin.pool.lease(hook, deadline).await;
+    let lease = plugin.pool.lease(share, deadline).await;
     lease.inspect_err(|_| breaker.undecided())
 }
 
@@ -443,6 +449,10 @@ impl Handler for Http {
 
     fn hook(&self) -> Hook {
         Hook::Http
+    }
+
+    fn share(&self) -> Share {
+        Share::Waiting
     }
 
     async fn run(&self, guests: &Guests, store: &mut Store<State>, call: &wit::Call) -> wasmtime::Result<Self::Raw> {

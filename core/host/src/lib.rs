@@ -30,6 +30,7 @@ mod options;
 mod plugin;
 mod pool;
 mod registry;
+mod shares;
 mod sockets;
 mod state;
 mod watcher;

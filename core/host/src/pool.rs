@@ -12,13 +12,13 @@ use std::{
 
 use haggle_engine::ports::Hook;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{Engine, Store, component::InstancePre};
 
 use crate::{
     bindings::{Guests, Indices},
     fault::{CallError, Kind, classify},
     metrics::Reason,
+    shares::{Share, Shares, Taken},
     state::{Profile, Running, State, on_tick, ticks},
 };
 
@@ -37,9 +37,7 @@ pub(crate) struct Pool {
         reason = "an instance moves twice per call; half a kilobyte of handles stays where it is"
     )]
     idle: Mutex<Vec<Box<Warm>>>,
-    permits: Semaphore,
-    /// Of these, what handlers may have that wait for turns: a turn may wait for this very plugin.
-    waiting_permits: Semaphore,
+    shares: Shares,
     /// Instances dropped and not yet made again, by reason.
     recycled: AtomicU32,
     faulted: AtomicU32,
@@ -55,59 +53,42 @@ pub(crate) struct Warm {
 
 impl Pool {
     pub(crate) fn new(profile: Arc<Profile>, pre: InstancePre<State>, indices: Indices, config: String) -> Pool {
-        let instances = profile.limits.max_instances;
-        let permits = Semaphore::new(instances as usize);
-        let waiting_permits = Semaphore::new(waiting_share(instances) as usize);
+        let shares = Shares::new(profile.limits.max_instances);
         Pool {
             profile,
             indices,
             pre,
             config,
             idle: Mutex::default(),
-            permits,
-            waiting_permits,
+            shares,
             recycled: AtomicU32::new(0),
             faulted: AtomicU32::new(0),
         }
     }
 
     /// The right to run one call, with a warm instance if there is one. Waits for it to the deadline at most.
-    pub(crate) async fn lease(self: &Arc<Self>, hook: Hook, deadline: Instant) -> Result<Lease, CallError> {
-        let may_wait = matches!(hook, Hook::Namespace | Hook::Http);
-        let of_the_share = match may_wait {
-            true => Some(
-                self.permit(&self.waiting_permits, waiting_share(self.profile.limits.max_instances), deadline)
-                    .await?,
-            ),
-            false => None,
+    pub(crate) async fn lease(self: &Arc<Self>, share: Share, deadline: Instant) -> Result<Lease, CallError> {
+        let taken = match self.shares.take_free(share) {
+            Some(taken) => taken,
+            None => self.wait_for(share, deadline).await?,
         };
-        let permit = self.permit(&self.permits, self.profile.limits.max_instances, deadline).await?;
-        permit.forget(); // the lease gives them back
-        if let Some(permit) = of_the_share {
-            permit.forget();
-        }
         let warm = self.idle.lock().pop();
         Ok(Lease {
             pool: self.clone(),
             warm,
-            may_wait,
+            _taken: taken,
         })
     }
 
-    async fn permit<'a>(&self, permits: &'a Semaphore, count: u32, deadline: Instant) -> Result<SemaphorePermit<'a>, CallError> {
-        if let Ok(permit) = permits.try_acquire() {
-            return Ok(permit);
-        }
+    async fn wait_for(&self, share: Share, deadline: Instant) -> Result<Taken, CallError> {
         let since = Instant::now();
-        let permit = tokio::time::timeout_at(deadline.into(), permits.acquire()).await;
+        let taken = tokio::time::timeout_at(deadline.into(), self.shares.take(share)).await;
         self.profile.meters.pool_wait.record(since.elapsed().as_secs_f64());
-        match permit {
-            Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
-            Err(_) => {
-                let text = format!("all {count} instances for it were busy until the deadline (limits.max_instances)");
-                Err(CallError::new(Kind::Overloaded, text))
-            }
-        }
+        taken.map_err(|_| {
+            let count = self.shares.count(share);
+            let text = format!("all {count} instances for it were busy until the deadline (limits.max_instances)");
+            CallError::new(Kind::Overloaded, text)
+        })
     }
 
     /// A new instance, started: `lifecycle.init` has run. `cpu` and `deadline` bound the start.
@@ -173,8 +154,7 @@ impl Pool {
 
     /// Idle and busy instances now.
     pub(crate) fn instances(&self) -> (usize, usize) {
-        let busy = (self.profile.limits.max_instances as usize).saturating_sub(self.permits.available_permits());
-        (self.idle.lock().len(), busy)
+        (self.idle.lock().len(), self.shares.busy())
     }
 
     /// Puts an instance in that was made outside a lease.
@@ -187,7 +167,8 @@ impl Pool {
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     warm: Option<Box<Warm>>,
-    may_wait: bool,
+    /// Given back last: the instance is gone before the next caller asks for memory.
+    _taken: Taken,
 }
 
 impl Lease {
@@ -223,16 +204,6 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        drop(self.warm.take()); // frees its memory before the next caller asks for some
-        self.pool.permits.add_permits(1);
-        if self.may_wait {
-            self.pool.waiting_permits.add_permits(1);
-        }
-    }
-}
-
 /// Starts a call's budgets.
 pub(crate) fn begin(store: &mut Store<State>, running: Running) {
     store.data_mut().running = running;
@@ -263,12 +234,6 @@ impl Warm {
     }
 }
 
-/// How many instances may be with handlers that act as their user, and so wait for turns in which this plugin may have a hook
-/// of its own: three quarters. A manifest with a single instance cannot have both (`loader`).
-pub(crate) fn waiting_share(instances: u32) -> u32 {
-    (instances - instances.div_ceil(4)).max(1)
-}
-
 /// A number within a quarter of `middle`, so that instances made together do not end together.
 fn spread(middle: u32) -> u32 {
     let random = RandomState::new().hash_one(0_u8);
@@ -280,14 +245,6 @@ fn spread(middle: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn turns_always_find_an_instance() {
-        for instances in 2..=1024 {
-            assert!((1..instances).contains(&waiting_share(instances)), "{instances}");
-        }
-        assert_eq!((waiting_share(1), waiting_share(2), waiting_share(8)), (1, 1, 6));
-    }
 
     #[test]
     fn lifetimes_are_spread_around_the_middle() {

@@ -17,6 +17,7 @@ use crate::{
     convert::{self, id, invalid, json},
     fault::truncate,
     metrics::Outcome,
+    shares::Share,
     state::State,
 };
 
@@ -180,6 +181,13 @@ impl Handler for Namespace {
 
     fn hook(&self) -> Hook {
         Hook::Namespace
+    }
+
+    fn share(&self) -> Share {
+        match self {
+            Namespace::Map { .. } => Share::Mapping,
+            _ => Share::Waiting,
+        }
     }
 
     async fn run(&self, guests: &Guests, store: &mut Store<State>, call: &wit::Call) -> wasmtime::Result<Raw> {
