@@ -17,6 +17,7 @@ use crate::{
     conversation::unavailable,
     pipeline,
     ports::{Call, ClientCalls, ClientView},
+    readers::{self, Readers},
     sockets::Socket,
 };
 
@@ -232,6 +233,22 @@ impl ClientCalls for Acting {
         self.engine().authorize_read(self.me()?, id.conversation).await?;
         let row = self.engine.store.message(id).await?;
         self.shown(row).await?.ok_or_else(Refusal::not_found)
+    }
+
+    async fn read_by(&self, messages: &[MessageId]) -> Result<Vec<Readers>, Refusal> {
+        let me = self.me()?;
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let conversation = readers::one_conversation(messages).filter(|_| messages.len() <= LIST_MAX);
+        let Some(conversation) = conversation else {
+            return Err(Refusal::new(
+                ErrorCode::BadRequest,
+                format!("at most {LIST_MAX} messages of one conversation"),
+            ));
+        };
+        self.engine().authorize_read(me, conversation).await?;
+        Ok(readers::of(&self.engine.store, conversation, messages).await?)
     }
 
     async fn unread_total(&self) -> Result<u32, Refusal> {

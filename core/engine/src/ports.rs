@@ -13,7 +13,7 @@ use haggle_model::{
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 
 use crate::{
-    Actor, Command, NewConversation, Outcome, Refusal,
+    Actor, Command, NewConversation, Outcome, Readers, Refusal,
     sockets::{NamespaceAnswer, NamespaceCall, SocketEmit},
 };
 
@@ -522,6 +522,9 @@ pub trait HostCalls: Send + Sync {
     /// Messages below `before`, newest first, at most 100.
     async fn messages(&self, conversation: ConversationId, before: Option<Seq>, limit: usize) -> Result<Vec<MessageRow>, HostError>;
 
+    /// Of each of these messages of one conversation, at most 100, who has read it.
+    async fn read_by(&self, messages: Vec<MessageId>) -> Result<Vec<Readers>, HostError>;
+
     /// A conversation.
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, HostError>;
     /// The id of this plugin's context conversation.
@@ -627,6 +630,8 @@ pub trait ClientCalls: Send + Sync {
     async fn messages(&self, conversation: ConversationId, before: Option<Seq>, limit: usize) -> Result<Vec<MessageRow>, Refusal>;
     /// One message.
     async fn message(&self, id: MessageId) -> Result<MessageRow, Refusal>;
+    /// Of each of these messages of one conversation, at most 100, who has read it.
+    async fn read_by(&self, messages: &[MessageId]) -> Result<Vec<Readers>, Refusal>;
     /// Unread messages of all (of very many: of the latest) conversations.
     async fn unread_total(&self) -> Result<u32, Refusal>;
     /// Who of these is online, and when the others were seen last.

@@ -24,6 +24,7 @@ use crate::{
     conversation::{Conversation, sub_command},
     global_kv, pipeline,
     ports::{Audience, Call, ClientCalls, Draft, GuestMessage, HostCalls, HostError, Op, Plan, Scope},
+    readers::{self, Readers},
     sockets::{SocketEmit, Target},
     state::State,
     transaction::{Emit, Item, Transaction},
@@ -776,6 +777,22 @@ impl HostCalls for Guest {
             .map_err(store_error)?;
         self.note(Read::Messages { found: revs(&rows) });
         Ok(rows)
+    }
+
+    async fn read_by(&self, messages: Vec<MessageId>) -> Result<Vec<Readers>, HostError> {
+        if messages.len() > LIST_MAX {
+            return Err(HostError::Quota(format!("{LIST_MAX} messages at once")));
+        }
+        let Some(conversation) = readers::one_conversation(&messages) else {
+            return match messages.is_empty() {
+                true => Ok(Vec::new()),
+                false => Err(HostError::Invalid("the messages are of several conversations".into())),
+            };
+        };
+        if !self.may_read(conversation).await? {
+            return Err(HostError::Denied);
+        }
+        readers::of(&self.shared.engine.store, conversation, &messages).await.map_err(store_error)
     }
 
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, HostError> {

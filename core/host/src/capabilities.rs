@@ -15,7 +15,7 @@ use wasmtime::{
 
 use crate::{
     bindings::{client, config, conversations, events, kv, kv_global, log, messages, metrics, notifications, participants, timers, users, wit},
-    convert::{self, id, invalid, json, json_object},
+    convert::{self, id, invalid, json, json_object, message_bytes},
     grants::Capability,
     sockets,
     state::State,
@@ -50,7 +50,8 @@ functions! {
     Kv: KvGet = "kv.get", KvSet = "kv.set", KvDelete = "kv.delete", KvList = "kv.list";
     KvGlobal: GlobalGet = "kv-global.get", GlobalReserve = "kv-global.reserve", GlobalSet = "kv-global.set", GlobalAdd = "kv-global.add",
         GlobalDelete = "kv-global.delete", GlobalRelease = "kv-global.release";
-    Messages: MessagesSend = "messages.send", MessagesEdit = "messages.edit", MessagesGet = "messages.get", MessagesList = "messages.list";
+    Messages: MessagesSend = "messages.send", MessagesEdit = "messages.edit", MessagesGet = "messages.get", MessagesList = "messages.list",
+        MessagesReadBy = "messages.read-by";
     Conversations: ConversationsGet = "conversations.get", ConversationsIdOf = "conversations.id-of",
         ConversationsGetOrCreate = "conversations.get-or-create", ConversationsSetState = "conversations.set-state",
         ConversationsSetClosed = "conversations.set-closed";
@@ -60,7 +61,7 @@ functions! {
         EventsEmitToConnection = "events.emit-to-connection", EventsEmitToRole = "events.emit-to-role",
         EventsEmitToSockets = "events.emit-to-sockets", EventsAskSocket = "events.ask-socket";
     Notifications: NotificationsPush = "notifications.push";
-    Client: ClientSend = "client.send", ClientEdit = "client.edit", ClientDelete = "client.delete", ClientHideMessage = "client.hide-message", ClientReact = "client.react", ClientRead = "client.read", ClientOpenDirect = "client.open-direct", ClientOpenContext = "client.open-context", ClientOpenBroadcast = "client.open-broadcast", ClientUpdate = "client.update", ClientClose = "client.close", ClientArchive = "client.archive", ClientHide = "client.hide", ClientAddParticipant = "client.add-participant", ClientRemoveParticipant = "client.remove-participant", ClientBlock = "client.block", ClientCall = "client.call", ClientTyping = "client.typing", ClientPresenceHint = "client.presence-hint", ClientJoin = "client.join", ClientLeave = "client.leave", ClientEnterRoom = "client.enter-room", ClientLeaveRoom = "client.leave-room", ClientDirectId = "client.direct-id", ClientConversations = "client.conversations", ClientConversation = "client.get-conversation", ClientMessages = "client.messages", ClientMessage = "client.get-message", ClientUnreadTotal = "client.unread-total", ClientPresenceOf = "client.presence-of", ClientOnlineUsers = "client.online-users";
+    Client: ClientSend = "client.send", ClientEdit = "client.edit", ClientDelete = "client.delete", ClientHideMessage = "client.hide-message", ClientReact = "client.react", ClientRead = "client.read", ClientOpenDirect = "client.open-direct", ClientOpenContext = "client.open-context", ClientOpenBroadcast = "client.open-broadcast", ClientUpdate = "client.update", ClientClose = "client.close", ClientArchive = "client.archive", ClientHide = "client.hide", ClientAddParticipant = "client.add-participant", ClientRemoveParticipant = "client.remove-participant", ClientBlock = "client.block", ClientCall = "client.call", ClientTyping = "client.typing", ClientPresenceHint = "client.presence-hint", ClientJoin = "client.join", ClientLeave = "client.leave", ClientEnterRoom = "client.enter-room", ClientLeaveRoom = "client.leave-room", ClientDirectId = "client.direct-id", ClientConversations = "client.conversations", ClientConversation = "client.get-conversation", ClientMessages = "client.messages", ClientMessage = "client.get-message", ClientReadBy = "client.read-by", ClientUnreadTotal = "client.unread-total", ClientPresenceOf = "client.presence-of", ClientOnlineUsers = "client.online-users";
     Timers: TimersSet = "timers.set", TimersCancel = "timers.cancel", TimersGet = "timers.get";
 }
 
@@ -155,10 +156,6 @@ impl State {
 
 fn optional(text: Option<&String>) -> usize {
     text.map_or(0, String::len)
-}
-
-fn message_bytes(message: &wit::Message) -> usize {
-    message.id.len() + message.ref_.len() + convert::draft_bytes(&message.draft)
 }
 
 impl wit::Host for State {}
@@ -298,6 +295,15 @@ impl messages::Host for State {
                 .collect::<Vec<_>>()
         });
         self.carried(HostFn::MessagesList, answer, |messages| messages.iter().map(message_bytes).sum())
+    }
+
+    async fn read_by(&mut self, ids: Vec<String>) -> Answer<Vec<Vec<wit::Reader>>> {
+        let guest = guest!(self, ids.iter().map(String::len).sum());
+        let answer = match convert::message_ids(&ids) {
+            Ok(ids) => self.wait(guest.read_by(ids)).await?,
+            Err(error) => Err(error),
+        };
+        self.carried(HostFn::MessagesReadBy, answer.map(convert::read_by), convert::read_by_bytes)
     }
 }
 

@@ -12,7 +12,7 @@ use haggle_store::MessageRow;
 use crate::{
     bindings::{client, wit},
     capabilities::HostFn,
-    convert::{self, draft_bytes, id, json, json_object},
+    convert::{self, id, json, json_object, message_bytes},
     state::State,
 };
 
@@ -63,10 +63,6 @@ fn view(view: ClientView) -> client::View {
         last_message: view.last_message.map(message),
         conversation: convert::conversation(view.conversation),
     }
-}
-
-fn message_bytes(message: &wit::Message) -> usize {
-    message.id.len() + draft_bytes(&message.draft)
 }
 
 fn view_bytes(view: &client::View) -> usize {
@@ -469,6 +465,19 @@ impl client::Host for State {
             |calls, id| calls.message(id).await,
             |found| message(found),
             message_bytes
+        )
+    }
+
+    async fn read_by(&mut self, ids: Vec<String>) -> Answer<Vec<Vec<wit::Reader>>> {
+        let bytes = ids.iter().map(String::len).sum();
+        ask!(
+            self,
+            ClientReadBy,
+            bytes,
+            convert::message_ids(&ids),
+            |calls, ids| calls.read_by(&ids).await,
+            |found| convert::read_by(found),
+            convert::read_by_bytes
         )
     }
 

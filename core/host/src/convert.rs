@@ -2,7 +2,10 @@
 
 use std::mem::take;
 
-use haggle_engine::ports::{self, Call, GuestMessage, HostError, Op};
+use haggle_engine::{
+    Readers,
+    ports::{self, Call, GuestMessage, HostError, Op},
+};
 use haggle_model::{Address, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 use serde::de::IgnoredAny;
@@ -277,6 +280,7 @@ pub(crate) fn message(row: MessageRow, op: Op) -> wit::Message {
         created_at_ms: millis(row.created_at),
         edited_at_ms: row.edited_at.map(millis),
         deleted_at_ms: row.deleted_at.map(millis),
+        reactions: row.reactions.into_iter().map(|(user, emoji)| (user.to_string(), emoji)).collect(),
         draft: wit::Draft {
             op: op.as_str().to_owned(),
             target: (op != Op::Send).then(|| row.id.to_string()),
@@ -290,6 +294,31 @@ pub(crate) fn message(row: MessageRow, op: Op) -> wit::Message {
             client_message_id: content.client_id,
         },
     }
+}
+
+/// Bytes of the texts of a message.
+pub(crate) fn message_bytes(message: &wit::Message) -> usize {
+    let reactions: usize = message.reactions.iter().map(|(user, emoji)| user.len() + emoji.len()).sum();
+    message.id.len() + message.ref_.len() + reactions + draft_bytes(&message.draft)
+}
+
+/// Who has read each of some messages.
+pub(crate) fn read_by(messages: Vec<Readers>) -> Vec<Vec<wit::Reader>> {
+    let reader = |(user, at): (UserId, Millis)| wit::Reader {
+        user_id: user.to_string(),
+        read_at_ms: millis(at),
+    };
+    messages.into_iter().map(|readers| readers.into_iter().map(reader).collect()).collect()
+}
+
+/// Bytes of the texts of such an answer.
+pub(crate) fn read_by_bytes(messages: &Vec<Vec<wit::Reader>>) -> usize {
+    messages.iter().flatten().map(|reader| reader.user_id.len()).sum()
+}
+
+/// Ids of messages.
+pub(crate) fn message_ids(texts: &[String]) -> Result<Vec<MessageId>, HostError> {
+    texts.iter().map(|text| id("ids", text)).collect()
 }
 
 pub(crate) fn conversation(row: ConversationRow) -> wit::Conversation {

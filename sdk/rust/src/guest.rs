@@ -8,7 +8,7 @@ use crate::{
     sockets::{Args, Audience, CoreEvent, Emit, Handshake, SocketEvent, Target},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Op, ParticipantChange, Reaction, Receipt, Verdict,
+        Op, ParticipantChange, Reaction, Reader, Receipt, Verdict,
     },
 };
 
@@ -479,6 +479,7 @@ impl From<wit::Message> for Message {
             created_at_ms: message.created_at_ms,
             edited_at_ms: message.edited_at_ms,
             deleted_at_ms: message.deleted_at_ms,
+            reactions: message.reactions,
             op: op(&message.draft.op),
             conversation_id: message.draft.conversation_id,
             sender_id: message.draft.sender_id,
@@ -488,6 +489,15 @@ impl From<wit::Message> for Message {
             reply_to: message.draft.reply_to,
             forwarded_from: message.draft.forwarded_from,
             client_message_id: message.draft.client_message_id,
+        }
+    }
+}
+
+impl From<wit::Reader> for Reader {
+    fn from(reader: wit::Reader) -> Reader {
+        Reader {
+            user_id: reader.user_id,
+            read_at_ms: reader.read_at_ms,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     sockets::{Args, Audience, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Notification, Participant, ParticipantChange, Reaction, Receipt, User, Verdict,
+        Notification, Participant, ParticipantChange, Reaction, Reader, Receipt, User, Verdict,
     },
 };
 
@@ -57,6 +57,7 @@ pub trait Host {
     fn message_edit(&self, id: &str, content: Option<&str>, metadata: Option<&str>) -> Answer<()>;
     fn message_get(&self, id: &str) -> Answer<Option<Message>>;
     fn message_list(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Vec<Message>>;
+    fn message_read_by(&self, ids: &[String]) -> Answer<Vec<Vec<Reader>>>;
 
     fn conversation_get(&self, id: &str) -> Answer<Option<Conversation>>;
     fn conversation_id_of(&self, context_type: &str, context_id: &str) -> Answer<String>;
@@ -95,6 +96,7 @@ pub trait Host {
     fn client_conversation(&self, id: &str) -> Answer<Result<View, Refusal>>;
     fn client_messages(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Result<Vec<Message>, Refusal>>;
     fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>>;
+    fn client_read_by(&self, ids: &[String]) -> Answer<Result<Vec<Vec<Reader>>, Refusal>>;
     fn client_unread_total(&self) -> Answer<Result<u32, Refusal>>;
     fn client_presence_of(&self, users: &[String]) -> Answer<Result<Vec<Presence>, Refusal>>;
     fn client_online_users(&self, limit: u32) -> Answer<Result<Vec<String>, Refusal>>;

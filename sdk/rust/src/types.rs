@@ -167,6 +167,8 @@ pub struct Message {
     pub edited_at_ms: Option<u64>,
     /// When it was deleted for all; content and metadata are gone then.
     pub deleted_at_ms: Option<u64>,
+    /// (user, emoji), one per user, ordered by user.
+    pub reactions: Vec<(String, String)>,
     /// In hooks: what has just happened to it.
     pub op: Op,
     /// Where.
@@ -196,6 +198,15 @@ impl Message {
     pub fn metadata_map(&self) -> Result<Map<String, Value>, Error> {
         json::object(self.metadata.as_deref())
     }
+}
+
+/// Somebody who has read a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reader {
+    /// Who.
+    pub user_id: String,
+    /// When.
+    pub read_at_ms: u64,
 }
 
 /// What a before-hook on messages decides.

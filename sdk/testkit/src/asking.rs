@@ -9,7 +9,7 @@ use haggle_sdk::{
     log::Level,
     native::Host,
     sockets,
-    types::{Conversation, Draft, Message, Notification, Participant, User},
+    types::{Conversation, Draft, Message, Notification, Participant, Reader, User},
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -120,6 +120,9 @@ impl Host for Asking {
             .map(|row| convert::message(row, haggle_engine::ports::Op::Send))
             .collect())
     }
+    fn message_read_by(&self, ids: &[String]) -> Answer<Vec<Vec<Reader>>> {
+        Ok(convert::read_by(self.wait(self.calls.read_by(convert::message_ids(ids)?))?))
+    }
 
     fn conversation_get(&self, conversation: &str) -> Answer<Option<Conversation>> {
         let row = self.wait(self.calls.conversation(id("id", conversation)?))?;
@@ -223,6 +226,9 @@ impl Host for Asking {
     }
     fn client_message(&self, message: &str) -> Answer<Told<Message>> {
         Ok(self.user_message(message))
+    }
+    fn client_read_by(&self, ids: &[String]) -> Answer<Told<Vec<Vec<Reader>>>> {
+        Ok(self.user_read_by(ids))
     }
     fn client_unread_total(&self) -> Answer<Told<u32>> {
         Ok(self.as_user(async |side| side.unread_total().await))

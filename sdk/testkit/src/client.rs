@@ -8,7 +8,7 @@ use haggle_model::{ConversationUpdate, ErrorCode, UserId};
 use haggle_sdk::{
     Error,
     client::{self, Sign, Write},
-    types::Message,
+    types::{Message, Reader},
 };
 use haggle_store::MessageRow;
 
@@ -240,6 +240,11 @@ impl Asking {
 
     pub(crate) fn user_message(&self, wanted: &str) -> Told<Message> {
         self.as_user(async |side| side.message(id("id", wanted).map_err(bad)?).await).map(message)
+    }
+
+    pub(crate) fn user_read_by(&self, ids: &[String]) -> Told<Vec<Vec<Reader>>> {
+        let found = self.as_user(async |side| side.read_by(&convert::message_ids(ids).map_err(bad)?).await);
+        found.map(convert::read_by)
     }
 
     pub(crate) fn user_presence(&self, users: &[String]) -> Told<Vec<client::Presence>> {

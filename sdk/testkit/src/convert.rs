@@ -1,7 +1,10 @@
 //! The engine's words and the SDK's words for the same things.
 
-use haggle_engine::ports::{self, GuestMessage, HostError, Op};
-use haggle_model::{Address, ConversationId, MessageId, Millis};
+use haggle_engine::{
+    Readers,
+    ports::{self, GuestMessage, HostError, Op},
+};
+use haggle_model::{Address, ConversationId, MessageId, Millis, UserId};
 use haggle_sdk::{Error, types};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 use serde_json::{Map, Value};
@@ -152,6 +155,7 @@ pub(crate) fn message(row: MessageRow, happened: Op) -> types::Message {
         created_at_ms: millis(row.created_at),
         edited_at_ms: row.edited_at.map(millis),
         deleted_at_ms: row.deleted_at.map(millis),
+        reactions: row.reactions.into_iter().map(|(user, emoji)| (user.to_string(), emoji)).collect(),
         op: op(happened),
         conversation_id: row.id.conversation.to_string(),
         sender_id: row.sender.to_string(),
@@ -162,6 +166,19 @@ pub(crate) fn message(row: MessageRow, happened: Op) -> types::Message {
         forwarded_from: text(row.content.forwarded_from),
         client_message_id: row.content.client_id,
     }
+}
+
+pub(crate) fn read_by(messages: Vec<Readers>) -> Vec<Vec<types::Reader>> {
+    let reader = |(user, at): (UserId, Millis)| types::Reader {
+        user_id: user.to_string(),
+        read_at_ms: millis(at),
+    };
+    messages.into_iter().map(|readers| readers.into_iter().map(reader).collect()).collect()
+}
+
+/// Ids of messages.
+pub(crate) fn message_ids(texts: &[String]) -> Result<Vec<MessageId>, Error> {
+    texts.iter().map(|text| id("ids", text)).collect()
 }
 
 pub(crate) fn conversation(row: ConversationRow) -> types::Conversation {

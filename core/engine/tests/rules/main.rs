@@ -16,6 +16,7 @@ mod order;
 mod outgoing;
 mod personal;
 mod presence;
+mod readers;
 mod retries;
 mod slots;
 mod timers;

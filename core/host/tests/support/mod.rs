@@ -259,6 +259,9 @@ impl HostCalls for FakeGuest {
     async fn messages(&self, _: ConversationId, _: Option<Seq>, _: usize) -> Result<Vec<MessageRow>, HostError> {
         not_here()
     }
+    async fn read_by(&self, _: Vec<MessageId>) -> Result<Vec<haggle_engine::Readers>, HostError> {
+        not_here()
+    }
     async fn conversation(&self, _: ConversationId) -> Result<Option<ConversationRow>, HostError> {
         not_here()
     }

@@ -7,7 +7,7 @@
 use super::host;
 use crate::{
     Error, Rejection,
-    types::{Conversation, Message, Participant},
+    types::{Conversation, Message, Participant, Reader},
 };
 
 /// Why something was not done.
@@ -332,6 +332,8 @@ functions! {
         host!(Client.client_messages(conversation_id, before, limit))?;
     /// One message.
     message(id: &str) -> Message = host!(Client.client_message(id))?;
+    /// Of each of these messages (at most 100, of one conversation) who has read it; its sender may be among them.
+    read_by(ids: &[String]) -> Vec<Vec<Reader>> = host!(Client.client_read_by(ids))?;
     /// Unread messages of the user's 1,000 latest conversations.
     unread_total() -> u32 = host!(Client.client_unread_total())?;
     /// Whether users are there; at most 100.

@@ -3,7 +3,7 @@
 use super::host;
 use crate::{
     Error,
-    types::{Draft, Message},
+    types::{Draft, Message, Reader},
 };
 
 /// A new message: in the call's own conversation part of this transaction, elsewhere delivered after the commit. An empty
@@ -36,6 +36,32 @@ pub fn get(id: &str) -> Result<Option<Message>, Error> {
         Err(Error::Invalid(_)) => Ok(None),
         other => other,
     }
+}
+
+/// Of each of these messages (at most 100, of one conversation) who has read it and when, ordered by user; its sender may be among
+/// them. Known in conversations of at most 256 participants.
+///
+/// ```
+/// use haggle_sdk::prelude::*;
+/// use haggle_sdk::serde_json::{Value, json};
+///
+/// /// `readBy` as an old system's clients know it, of a page of messages.
+/// fn read_by(page: &[Message]) -> Result<Vec<Value>, Error> {
+///     let ids: Vec<String> = page.iter().map(|message| message.id.clone()).collect();
+///     let readers = messages::read_by(&ids)?;
+///     let others = |(message, readers): (&Message, Vec<Reader>)| -> Value {
+///         let others = readers.into_iter().filter(|reader| reader.user_id != message.sender_id);
+///         others.map(|reader| json!({"user": reader.user_id, "readAt": time::iso_utc(reader.read_at_ms)})).collect()
+///     };
+///     Ok(page.iter().zip(readers).map(others).collect())
+/// }
+/// ```
+///
+/// # Errors
+///
+/// [`Error::Denied`] where this plugin may not read the conversation; see [`Error`].
+pub fn read_by(ids: &[String]) -> Result<Vec<Vec<Reader>>, Error> {
+    host!(Messages.message_read_by(ids))
 }
 
 /// Messages of a conversation below the seq `before`, newest first, at most `limit` (100).

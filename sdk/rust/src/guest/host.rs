@@ -6,7 +6,7 @@ use crate::{
     client::{NewMessage, Outcome, Presence, Refusal, Sign, To, View, Write},
     log::Level,
     sockets::{Args, Audience},
-    types::{Conversation, Draft, Message, Notification, Participant, User},
+    types::{Conversation, Draft, Message, Notification, Participant, Reader, User},
 };
 
 type Answer<T> = Result<T, Error>;
@@ -134,6 +134,18 @@ pub fn message_list(conversation_id: &str, before: Option<u32>, limit: u32) -> A
         .into_iter()
         .map(Message::from)
         .collect())
+}
+
+fn readers(messages: Vec<Vec<imports::types::Reader>>) -> Vec<Vec<Reader>> {
+    messages
+        .into_iter()
+        .map(|readers| readers.into_iter().map(Reader::from).collect())
+        .collect()
+}
+
+pub fn message_read_by(ids: &[String]) -> Answer<Vec<Vec<Reader>>> {
+    named!("plugin_macro_must_name_the_capability_messages");
+    Ok(readers(imports::messages::read_by(ids)?))
 }
 
 pub fn conversation_get(id: &str) -> Answer<Option<Conversation>> {
@@ -428,6 +440,11 @@ pub fn client_messages(conversation_id: &str, before: Option<u32>, limit: u32) -
 pub fn client_message(id: &str) -> Told<Message> {
     named!("plugin_macro_must_name_the_capability_client");
     told(imports::client::get_message(id))
+}
+
+pub fn client_read_by(ids: &[String]) -> Told<Vec<Vec<Reader>>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::read_by(ids).map(readers))
 }
 
 pub fn client_unread_total() -> Told<u32> {

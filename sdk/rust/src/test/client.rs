@@ -173,8 +173,13 @@ impl FakeHost {
             | Write::Archive { conversation_id, .. }
             | Write::Hide(conversation_id)
             | Write::RemoveParticipant { conversation_id, .. } => self.view(&conversation_id, &me).map(|_| self.outcome(&conversation_id, false)),
-            Write::HideMessage(id) | Write::React { message_id: id, .. } => {
-                let conversation = self.message(&id).ok_or_else(|| refused("not_found", "not found"))?.conversation_id;
+            Write::HideMessage(id) => {
+                let conversation = self.message_of_user(&id)?.conversation_id;
+                Ok(self.outcome(&conversation, false))
+            }
+            Write::React { message_id, emoji } => {
+                let conversation = self.message_of_user(&message_id)?.conversation_id;
+                self.state_mut().react(&message_id, &me, emoji.as_deref());
                 Ok(self.outcome(&conversation, false))
             }
             Write::OpenBroadcast(_) | Write::Block { .. } => Ok(Outcome::default()),

@@ -13,7 +13,7 @@ use crate::{
     client::{Sign, Write},
     log::Level,
     sockets::Emit,
-    types::{Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Receipt, User},
+    types::{Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Reader, Receipt, User},
 };
 
 /// The clock of a new [`FakeHost`]: Monday 2026-01-05, 12:00 UTC, in milliseconds since 1970.
@@ -74,6 +74,8 @@ pub(super) struct State {
     pub signs: Vec<Sign>,
     /// (connection, conversation)
     pub joined: BTreeSet<(String, String)>,
+    /// Steps of read marks, oldest first: (conversation, user, seq, when).
+    pub advances: Vec<(String, String, u32, u64)>,
     /// (connection, room)
     pub rooms: BTreeSet<(String, String)>,
     pub notifications: Vec<(String, Notification)>,
@@ -133,6 +135,7 @@ impl Default for State {
             client_writes: Vec::new(),
             signs: Vec::new(),
             joined: BTreeSet::new(),
+            advances: Vec::new(),
             rooms: BTreeSet::new(),
             notifications: Vec::new(),
             notification_pushes: 0,
@@ -442,7 +445,34 @@ impl State {
     pub fn mark(&mut self, conversation_id: &str, user_id: &str, seq: u32) {
         let participants = self.participants.entry(conversation_id.into()).or_default();
         for place in participants.iter_mut().filter(|place| place.user_id == user_id) {
+            if seq > place.read_seq {
+                self.advances.push((conversation_id.into(), user_id.into(), seq, self.now_ms));
+            }
             (place.read_seq, place.delivered_seq) = (place.read_seq.max(seq), place.delivered_seq.max(seq));
+        }
+    }
+
+    /// Who has read a message, ordered by user.
+    pub fn read_by(&self, message_id: &str) -> Vec<Reader> {
+        let Some(message) = self.messages.get(message_id) else {
+            return Vec::new();
+        };
+        let mut first = BTreeMap::new();
+        for (conversation, user, seq, at_ms) in &self.advances {
+            if *conversation == message.conversation_id && *seq >= message.seq {
+                first.entry(user.clone()).or_insert(*at_ms);
+            }
+        }
+        let reader = |(user_id, read_at_ms)| Reader { user_id, read_at_ms };
+        first.into_iter().map(reader).collect()
+    }
+
+    /// Sets a user's reaction to a message, or takes it away.
+    pub fn react(&mut self, message_id: &str, user_id: &str, emoji: Option<&str>) {
+        if let Some(message) = self.messages.get_mut(message_id) {
+            message.reactions.retain(|(user, _)| user != user_id);
+            message.reactions.extend(emoji.map(|emoji| (user_id.to_owned(), emoji.to_owned())));
+            message.reactions.sort();
         }
     }
 

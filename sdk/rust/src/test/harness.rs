@@ -228,6 +228,7 @@ impl<P: Plugin + Handlers> Harness<P> {
             let asked = reaction.clone();
             self.attempt(&call, |plugin, call| plugin.before_reaction(call, asked).into_result())?;
         }
+        self.host.state_mut().react(message_id, actor, emoji);
         self.finish(call, After::Reaction(reaction));
         Ok(())
     }

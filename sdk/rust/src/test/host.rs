@@ -8,7 +8,7 @@ use crate::{
     log::Level,
     native::Host,
     sockets::{Args, Audience as SocketAudience, Emit},
-    types::{Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, User},
+    types::{Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, Reader, User},
 };
 
 type Answer<T> = Result<T, Error>;
@@ -191,6 +191,11 @@ impl Host for FakeHost {
         Ok(below.take(LIST_MAX.min(limit as usize)).collect())
     }
 
+    fn message_read_by(&self, ids: &[String]) -> Answer<Vec<Vec<Reader>>> {
+        let state = self.state();
+        Ok(ids.iter().map(|id| state.read_by(id)).collect())
+    }
+
     fn conversation_get(&self, id: &str) -> Answer<Option<Conversation>> {
         Ok(self.conversation(id))
     }
@@ -363,6 +368,14 @@ impl Host for FakeHost {
 
     fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>> {
         Ok(self.message_of_user(id))
+    }
+
+    fn client_read_by(&self, ids: &[String]) -> Answer<Result<Vec<Vec<Reader>>, Refusal>> {
+        let seen: Result<Vec<Message>, Refusal> = ids.iter().map(|id| self.message_of_user(id)).collect();
+        match seen {
+            Ok(_) => self.message_read_by(ids).map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
+        }
     }
 
     fn client_unread_total(&self) -> Answer<Result<u32, Refusal>> {
