@@ -13,9 +13,9 @@ use haggle_store::{InboxQuery, InboxRow, MemberRow, MessageRow, Page};
 use tokio::sync::oneshot;
 
 use crate::{
-    Actor, Command, Engine, Inner, NewConversation, Outcome, Refusal, Request,
+    Actor, Command, Engine, Inner, NewConversation, NotificationView, Outcome, Refusal, Request,
     conversation::unavailable,
-    pipeline,
+    notifications, pipeline,
     ports::{Call, ClientCalls, ClientView},
     readers::{self, Readers},
     sockets::Socket,
@@ -108,6 +108,18 @@ impl Acting {
             Some(row) if !self.engine.store.is_hidden(&self.actor.user, row.id).await? => Ok(Some(row)),
             _ => Ok(None),
         }
+    }
+
+    /// The seq of a notification that is the user's.
+    async fn own_notification(&self, id: MessageId) -> Result<Seq, Refusal> {
+        let me = &self.me()?.user;
+        let is_own = self.engine().personal(me).await? == id.conversation;
+        let row = if is_own {
+            self.engine.store.notification(me, id.seq).await?
+        } else {
+            None
+        };
+        row.map(|row| row.id.seq).ok_or_else(Refusal::not_found)
     }
 
     async fn inbox(&self, archived: Option<bool>, before: Option<(Millis, ConversationId)>, limit: usize) -> Result<Vec<InboxRow>, Refusal> {
@@ -249,6 +261,31 @@ impl ClientCalls for Acting {
         };
         self.engine().authorize_read(me, conversation).await?;
         Ok(readers::of(&self.engine.store, conversation, messages).await?)
+    }
+
+    async fn notifications(&self, before: Option<MessageId>, unread_only: bool, limit: usize) -> Result<Vec<NotificationView>, Refusal> {
+        let me = &self.me()?.user;
+        let before = match before {
+            Some(id) => Some(self.own_notification(id).await?),
+            None => None,
+        };
+        let limit = limit.clamp(1, LIST_MAX);
+        let mut views = Vec::new();
+        for row in self.engine.store.notifications(me, before, unread_only, limit).await? {
+            let mut view = NotificationView { user: me.clone(), row };
+            notifications::fill(&self.engine, &mut view).await?;
+            views.push(view);
+        }
+        Ok(views)
+    }
+
+    async fn read_notification(&self, id: MessageId) -> Result<Outcome, Refusal> {
+        let seq = self.own_notification(id).await?;
+        self.submit(self.me()?.clone(), Command::ReadNotification { seq }, None).await
+    }
+
+    async fn notifications_unread(&self) -> Result<u32, Refusal> {
+        Ok(self.engine.store.notifications_unread(&self.me()?.user).await?)
     }
 
     async fn unread_total(&self) -> Result<u32, Refusal> {

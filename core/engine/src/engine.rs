@@ -22,7 +22,7 @@ use crate::{
     lanes::Lane,
     marks,
     metrics::Metrics,
-    pipeline,
+    notifications, pipeline,
     ports::{After, Call, HookError, Hooks, HttpRequest, HttpResponse, Plan},
     presence,
     presence::Presence,
@@ -417,7 +417,10 @@ impl Engine {
             origin: Vec::new(),
         };
         let scope = HandlerScope::new(engine, &conversation, Place::Reading, call);
-        let event = Box::new(CoreEvent::of(&push.what, row, recipients));
+        let mut event = Box::new(CoreEvent::of(&push.what, row, recipients));
+        if let Some(notification) = &mut event.notification {
+            notifications::fill(engine, notification).await?;
+        }
         let namespace = namespace.to_owned();
         match engine
             .hooks

@@ -21,6 +21,7 @@ mod inner;
 mod lanes;
 mod marks;
 mod metrics;
+mod notifications;
 mod pipeline;
 pub mod ports;
 mod presence;
@@ -44,6 +45,7 @@ pub use command::{BUILT_IN_KINDS, Command, NewConversation, NewMessage, Outcome,
 pub use engine::{Engine, EngineOptions, Head, Health};
 pub use hub::{ENCODINGS, Edge, Hub, Published, Push, Subscriber, What};
 pub(crate) use inner::Inner;
+pub use notifications::NotificationView;
 pub use rates::Quota;
 pub use readers::Readers;
 pub use refusal::Refusal;

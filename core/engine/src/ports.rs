@@ -13,7 +13,7 @@ use haggle_model::{
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 
 use crate::{
-    Actor, Command, NewConversation, Outcome, Readers, Refusal,
+    Actor, Command, NewConversation, NotificationView, Outcome, Readers, Refusal,
     sockets::{NamespaceAnswer, NamespaceCall, SocketEmit},
 };
 
@@ -632,6 +632,12 @@ pub trait ClientCalls: Send + Sync {
     async fn message(&self, id: MessageId) -> Result<MessageRow, Refusal>;
     /// Of each of these messages of one conversation, at most 100, who has read it.
     async fn read_by(&self, messages: &[MessageId]) -> Result<Vec<Readers>, Refusal>;
+    /// The user's notifications, newest first, after the one that ended the former page.
+    async fn notifications(&self, before: Option<MessageId>, unread_only: bool, limit: usize) -> Result<Vec<NotificationView>, Refusal>;
+    /// Marks one of them read.
+    async fn read_notification(&self, id: MessageId) -> Result<Outcome, Refusal>;
+    /// How many of them are unread.
+    async fn notifications_unread(&self) -> Result<u32, Refusal>;
     /// Unread messages of all (of very many: of the latest) conversations.
     async fn unread_total(&self) -> Result<u32, Refusal>;
     /// Who of these is online, and when the others were seen last.

@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use haggle_model::{ConversationId, Event, MarkChange, Millis, Notification, PluginId, Role, Seq, UserId};
-use haggle_store::{ConversationRow, MessageRow};
+use haggle_model::{Address, ConversationId, Event, MarkChange, Millis, PluginId, Role, Seq, UserId};
+use haggle_store::{ConversationRow, MessageRow, NotificationRow};
 
 use crate::{
-    Refusal,
+    NotificationView, Refusal,
     hub::{Published, Push, What},
     ports::{Op, ParticipantChange, ReactionChange},
 };
@@ -146,7 +146,7 @@ pub struct CoreEvent {
     /// Of plugins' events: JSON text.
     pub payload: Option<String>,
     /// Of notifications.
-    pub notification: Option<Notification>,
+    pub notification: Option<NotificationView>,
 }
 
 impl CoreEvent {
@@ -220,8 +220,16 @@ impl CoreEvent {
             Event::Notified(notification) => {
                 told.kind = "notification".into();
                 // It stands in the user's own log, which is no conversation to anybody.
-                told.conversation = None;
-                told.notification = Some(notification.clone());
+                if let Some(Address::Personal(user)) = told.conversation.take().map(|own| own.address) {
+                    let row = NotificationRow {
+                        id: entry.conversation.message(entry.seq),
+                        notification: notification.clone(),
+                        read: false,
+                        created_at: entry.at,
+                        updated_at: entry.at,
+                    };
+                    told.notification = Some(NotificationView { user, row });
+                }
             }
             _ => {}
         }

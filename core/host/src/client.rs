@@ -76,6 +76,10 @@ fn view_bytes(view: &client::View) -> usize {
     texts.into_iter().flatten().map(String::len).sum::<usize>() + participants + view.last_message.as_ref().map_or(0, message_bytes)
 }
 
+fn notification_bytes(told: &wit::StoredNotification) -> usize {
+    told.user_id.len() + told.topic.len() + told.title.len() + told.body.len() + length(told.data.as_ref())
+}
+
 fn length(text: Option<&String>) -> usize {
     text.map_or(0, String::len)
 }
@@ -478,6 +482,50 @@ impl client::Host for State {
             |calls, ids| calls.read_by(&ids).await,
             |found| convert::read_by(found),
             convert::read_by_bytes
+        )
+    }
+
+    async fn read_notification(&mut self, notification: String) -> Answer<client::Outcome> {
+        let checked = id::<MessageId>("id", &notification);
+        ask!(
+            self,
+            ClientReadNotification,
+            notification.len(),
+            checked,
+            |calls, id| calls.read_notification(id).await,
+            |done| outcome(&done),
+            nothing
+        )
+    }
+
+    async fn read_all_notifications(&mut self) -> Answer<client::Outcome> {
+        let command = Command::ReadAllNotifications;
+        self.write(HostFn::ClientReadAllNotifications, 0, Ok((command, None))).await
+    }
+
+    async fn notifications(&mut self, before: Option<String>, unread_only: bool, limit: u32) -> Answer<Vec<wit::StoredNotification>> {
+        let checked = before.as_deref().map(|text| id::<MessageId>("before", text)).transpose();
+        let bytes = |found: &Vec<wit::StoredNotification>| found.iter().map(notification_bytes).sum();
+        ask!(
+            self,
+            ClientNotifications,
+            length(before.as_ref()),
+            checked,
+            |calls, before| calls.notifications(before, unread_only, limit as usize).await,
+            |found| found.into_iter().map(convert::stored_notification).collect::<Vec<_>>(),
+            bytes
+        )
+    }
+
+    async fn unread_notifications(&mut self) -> Answer<u32> {
+        ask!(
+            self,
+            ClientUnreadNotifications,
+            0,
+            Ok(()),
+            |calls, _all| calls.notifications_unread().await,
+            |found| found,
+            nothing
         )
     }
 

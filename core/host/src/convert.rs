@@ -3,7 +3,7 @@
 use std::mem::take;
 
 use haggle_engine::{
-    Readers,
+    NotificationView, Readers,
     ports::{self, Call, GuestMessage, HostError, Op},
 };
 use haggle_model::{Address, MessageId, Millis, Notification, UserId};
@@ -382,6 +382,25 @@ pub(crate) fn guest_message(draft: wit::Draft) -> Result<GuestMessage, HostError
         metadata: draft.metadata,
         reply_to: draft.reply_to.map(|text| id("reply-to", &text)).transpose()?,
     })
+}
+
+/// A notification as its user sees it.
+pub(crate) fn stored_notification(view: NotificationView) -> wit::StoredNotification {
+    let NotificationView { user, row } = view;
+    let said = row.notification;
+    wit::StoredNotification {
+        id: row.id.to_string(),
+        user_id: user.to_string(),
+        topic: said.topic,
+        title: said.title,
+        body: said.body,
+        data: said.data,
+        message_id: said.message.map(|id| id.to_string()),
+        plugin: said.plugin.map(|plugin| plugin.to_string()),
+        read: row.read,
+        created_at_ms: millis(row.created_at),
+        updated_at_ms: millis(row.updated_at),
+    }
 }
 
 pub(crate) fn notification(plugin: &haggle_model::PluginId, told: notifications::Notification) -> Result<Notification, HostError> {

@@ -7,7 +7,7 @@ use haggle_engine::{
     ports::{Hook, HostError},
     sockets::{Args, CoreEvent, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, Target},
 };
-use haggle_model::{PluginId, UserId};
+use haggle_model::UserId;
 use serde_json::Value;
 use wasmtime::Store;
 
@@ -270,7 +270,6 @@ fn refused(mut refusal: namespace::Refusal) -> Result<NamespaceAnswer, String> {
 }
 
 fn core_event(event: CoreEvent) -> namespace::CoreEvent {
-    let notification = event.notification.as_ref().map(notification_json);
     namespace::CoreEvent {
         receipt: event.mark.map(|mark| wit::Receipt {
             user_id: event.actor.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -289,21 +288,9 @@ fn core_event(event: CoreEvent) -> namespace::CoreEvent {
         participant: event.participant.as_ref().map(convert::participant_change),
         on: event.on,
         last_seen_ms: event.last_seen.map(convert::millis),
-        payload: event.payload.or(notification),
+        notification: event.notification.map(convert::stored_notification),
+        payload: event.payload,
     }
-}
-
-fn notification_json(notification: &haggle_model::Notification) -> String {
-    let data = notification.data.as_deref().and_then(|data| serde_json::from_str::<Value>(data).ok());
-    serde_json::json!({
-        "topic": notification.topic,
-        "title": notification.title,
-        "body": notification.body,
-        "data": data,
-        "messageId": notification.message.map(|id| id.to_string()),
-        "plugin": notification.plugin.as_ref().map(PluginId::as_str),
-    })
-    .to_string()
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{
     sockets::{Args, Audience, CoreEvent, Emit, Handshake, SocketEvent, Target},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Op, ParticipantChange, Reaction, Reader, Receipt, Verdict,
+        Op, ParticipantChange, Reaction, Reader, Receipt, StoredNotification, Verdict,
     },
 };
 
@@ -352,6 +352,7 @@ where
             receipt: event.receipt.map(Into::into),
             on: event.on,
             last_seen_ms: event.last_seen_ms,
+            notification: event.notification.map(Into::into),
             payload: event.payload,
         };
         let emits = E::with(|plugin| hooks::Namespace::map(plugin, &call.into(), &namespace, event));
@@ -489,6 +490,24 @@ impl From<wit::Message> for Message {
             reply_to: message.draft.reply_to,
             forwarded_from: message.draft.forwarded_from,
             client_message_id: message.draft.client_message_id,
+        }
+    }
+}
+
+impl From<wit::StoredNotification> for StoredNotification {
+    fn from(told: wit::StoredNotification) -> StoredNotification {
+        StoredNotification {
+            id: told.id,
+            user_id: told.user_id,
+            topic: told.topic,
+            title: told.title,
+            body: told.body,
+            data: told.data,
+            message_id: told.message_id,
+            plugin: told.plugin,
+            read: told.read,
+            created_at_ms: told.created_at_ms,
+            updated_at_ms: told.updated_at_ms,
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     sockets::{Args, Audience, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Notification, Participant, ParticipantChange, Reaction, Reader, Receipt, User, Verdict,
+        Notification, Participant, ParticipantChange, Reaction, Reader, Receipt, StoredNotification, User, Verdict,
     },
 };
 
@@ -97,6 +97,8 @@ pub trait Host {
     fn client_messages(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Result<Vec<Message>, Refusal>>;
     fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>>;
     fn client_read_by(&self, ids: &[String]) -> Answer<Result<Vec<Vec<Reader>>, Refusal>>;
+    fn client_notifications(&self, before: Option<&str>, unread_only: bool, limit: u32) -> Answer<Result<Vec<StoredNotification>, Refusal>>;
+    fn client_unread_notifications(&self) -> Answer<Result<u32, Refusal>>;
     fn client_unread_total(&self) -> Answer<Result<u32, Refusal>>;
     fn client_presence_of(&self, users: &[String]) -> Answer<Result<Vec<Presence>, Refusal>>;
     fn client_online_users(&self, limit: u32) -> Answer<Result<Vec<String>, Refusal>>;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Error, Rejection, json as json_text,
-    types::{Conversation, Message, ParticipantChange, Reaction, Receipt},
+    types::{Conversation, Message, ParticipantChange, Reaction, Receipt, StoredNotification},
 };
 
 /// Arguments of an event or of its ack.
@@ -339,6 +339,8 @@ pub struct CoreEvent {
     pub on: Option<bool>,
     /// Of `presence`, who is gone: since when.
     pub last_seen_ms: Option<u64>,
-    /// Of notifications and plugins' events: JSON text.
+    /// Of notifications.
+    pub notification: Option<StoredNotification>,
+    /// Of plugins' events: JSON text.
     pub payload: Option<String>,
 }

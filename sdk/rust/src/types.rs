@@ -475,6 +475,33 @@ pub struct Notification {
     pub collapse: Option<String>,
 }
 
+/// Something that a user was told of, as it is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoredNotification {
+    /// 24 hex digits.
+    pub id: String,
+    /// Whose.
+    pub user_id: String,
+    /// `MESSAGE_RECEIVED`, `CHAT_CREATED`, …
+    pub topic: String,
+    /// A line for people.
+    pub title: String,
+    /// The text; where the notification has none, the present text of its message, as far as the user may still see that.
+    pub body: String,
+    /// Any JSON value as text.
+    pub data: Option<String>,
+    /// The message it is about.
+    pub message_id: Option<String>,
+    /// The plugin that made it.
+    pub plugin: Option<String>,
+    /// Read by its user.
+    pub read: bool,
+    /// When it was made.
+    pub created_at_ms: u64,
+    /// When it was read or replaced.
+    pub updated_at_ms: u64,
+}
+
 /// A request for one of the plugin's routes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpRequest {

@@ -9,7 +9,7 @@ use haggle_sdk::{
     log::Level,
     native::Host,
     sockets,
-    types::{Conversation, Draft, Message, Notification, Participant, Reader, User},
+    types::{Conversation, Draft, Message, Notification, Participant, Reader, StoredNotification, User},
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -229,6 +229,12 @@ impl Host for Asking {
     }
     fn client_read_by(&self, ids: &[String]) -> Answer<Told<Vec<Vec<Reader>>>> {
         Ok(self.user_read_by(ids))
+    }
+    fn client_notifications(&self, before: Option<&str>, unread_only: bool, limit: u32) -> Answer<Told<Vec<StoredNotification>>> {
+        Ok(self.user_notifications(before, unread_only, limit))
+    }
+    fn client_unread_notifications(&self) -> Answer<Told<u32>> {
+        Ok(self.as_user(async |side| side.notifications_unread().await))
     }
     fn client_unread_total(&self) -> Answer<Told<u32>> {
         Ok(self.as_user(async |side| side.unread_total().await))

@@ -8,7 +8,7 @@ use haggle_model::{ConversationUpdate, ErrorCode, UserId};
 use haggle_sdk::{
     Error,
     client::{self, Sign, Write},
-    types::{Message, Reader},
+    types::{Message, Reader, StoredNotification},
 };
 use haggle_store::MessageRow;
 
@@ -59,7 +59,7 @@ pub(crate) fn message(row: MessageRow) -> Message {
     convert::message(row, Op::Send)
 }
 
-/// A write as a command of the user; the two that are none are told apart before.
+/// A write as a command of the user; those that are more than that are told apart before.
 fn command(write: Write) -> Result<(Command, Option<String>), Error> {
     let command = match write {
         Write::Send(message) => {
@@ -144,7 +144,8 @@ fn command(write: Write) -> Result<(Command, Option<String>), Error> {
             user: user_id.into(),
             blocked,
         },
-        Write::Read { .. } | Write::OpenContext { .. } => unreachable!("these are no commands of the user"),
+        Write::ReadAllNotifications => Command::ReadAllNotifications,
+        Write::Read { .. } | Write::OpenContext { .. } | Write::ReadNotification(_) => unreachable!("these are told apart before"),
     };
     Ok((command, None))
 }
@@ -184,6 +185,7 @@ impl Asking {
                 })
                 .await
             }
+            Write::ReadNotification(notification) => side.read_notification(id("id", &notification).map_err(bad)?).await,
             other => {
                 let (command, client_id) = command(other).map_err(bad)?;
                 side.write(command, client_id).await
@@ -245,6 +247,14 @@ impl Asking {
     pub(crate) fn user_read_by(&self, ids: &[String]) -> Told<Vec<Vec<Reader>>> {
         let found = self.as_user(async |side| side.read_by(&convert::message_ids(ids).map_err(bad)?).await);
         found.map(convert::read_by)
+    }
+
+    pub(crate) fn user_notifications(&self, before: Option<&str>, unread_only: bool, limit: u32) -> Told<Vec<StoredNotification>> {
+        let views = self.as_user(async |side| {
+            let before = before.map(|text| id("before", text)).transpose().map_err(bad)?;
+            side.notifications(before, unread_only, limit as usize).await
+        });
+        views.map(|views| views.into_iter().map(convert::stored_notification).collect())
     }
 
     pub(crate) fn user_presence(&self, users: &[String]) -> Told<Vec<client::Presence>> {

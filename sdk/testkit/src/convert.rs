@@ -1,7 +1,7 @@
 //! The engine's words and the SDK's words for the same things.
 
 use haggle_engine::{
-    Readers,
+    NotificationView, Readers,
     ports::{self, GuestMessage, HostError, Op},
 };
 use haggle_model::{Address, ConversationId, MessageId, Millis, UserId};
@@ -258,6 +258,25 @@ pub(crate) fn to_notification(notification: &types::Notification) -> Result<hagg
         plugin: None, // the engine says whose it is
         collapse: notification.collapse.clone(),
     })
+}
+
+/// A notification as its user sees it.
+pub(crate) fn stored_notification(view: NotificationView) -> types::StoredNotification {
+    let NotificationView { user, row } = view;
+    let said = row.notification;
+    types::StoredNotification {
+        id: row.id.to_string(),
+        user_id: user.to_string(),
+        topic: said.topic,
+        title: said.title,
+        body: said.body,
+        data: said.data,
+        message_id: text(said.message),
+        plugin: text(said.plugin),
+        read: row.read,
+        created_at_ms: millis(row.created_at),
+        updated_at_ms: millis(row.updated_at),
+    }
 }
 
 pub(crate) fn notification(notification: haggle_model::Notification) -> types::Notification {

@@ -143,17 +143,14 @@ pub(crate) fn emits_out(emits: Vec<Emit>) -> Result<NamespaceAnswer, Error> {
 }
 
 pub(crate) fn core_event(event: sockets::CoreEvent) -> CoreEvent {
-    let notification = |told: &haggle_model::Notification| {
-        let message_id = told.message.map(|id| id.to_string());
-        serde_json::json!({"topic": told.topic, "title": told.title, "body": told.body, "messageId": message_id}).to_string()
-    };
     CoreEvent {
         receipt: event.mark.map(|mark| types::Receipt {
             user_id: event.actor.as_ref().map(ToString::to_string).unwrap_or_default(),
             read_seq: mark.read_seq,
             delivered_seq: mark.delivered_seq,
         }),
-        payload: event.payload.or_else(|| event.notification.as_ref().map(notification)),
+        notification: event.notification.map(convert::stored_notification),
+        payload: event.payload,
         kind: event.kind,
         seq: event.seq,
         at_ms: convert::millis(event.at),

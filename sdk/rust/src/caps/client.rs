@@ -7,7 +7,7 @@
 use super::host;
 use crate::{
     Error, Rejection,
-    types::{Conversation, Message, Participant, Reader},
+    types::{Conversation, Message, Participant, Reader, StoredNotification},
 };
 
 /// Why something was not done.
@@ -193,6 +193,8 @@ pub enum Write {
         user_id: String,
         blocked: bool,
     },
+    ReadNotification(String),
+    ReadAllNotifications,
 }
 
 /// What is not kept, for the hosts.
@@ -301,6 +303,10 @@ functions! {
         user_id: user_id.into(),
         blocked,
     });
+    /// Marks one of the user's notifications read.
+    read_notification(id: &str) -> Outcome = write(Write::ReadNotification(id.into()));
+    /// Marks all of the user's notifications read.
+    read_all_notifications() -> Outcome = write(Write::ReadAllNotifications);
     /// Calls a plugin's command. Payload and answer are JSON texts.
     call(name: &str, conversation_id: Option<&str>, payload: &str) -> String = host!(Client.client_call(name, conversation_id, payload))?;
 
@@ -334,6 +340,22 @@ functions! {
     message(id: &str) -> Message = host!(Client.client_message(id))?;
     /// Of each of these messages (at most 100, of one conversation) who has read it; its sender may be among them.
     read_by(ids: &[String]) -> Vec<Vec<Reader>> = host!(Client.client_read_by(ids))?;
+    /// The user's notifications, newest first, after the one that ended the former page; at most 100.
+    ///
+    /// ```
+    /// use haggle_sdk::prelude::*;
+    /// use haggle_sdk::serde_json::{Value, json};
+    ///
+    /// /// What an old client's `GET /notifications?before=…` is answered.
+    /// fn page(before: Option<&str>) -> Result<Vec<Value>, client::Refusal> {
+    ///     let shown = |told: StoredNotification| json!({"_id": told.id, "type": told.topic, "message": told.body, "read": told.read});
+    ///     Ok(client::notifications(before, false, 20)?.into_iter().map(shown).collect())
+    /// }
+    /// ```
+    notifications(before: Option<&str>, unread_only: bool, limit: u32) -> Vec<StoredNotification> =
+        host!(Client.client_notifications(before, unread_only, limit))?;
+    /// How many of them are unread.
+    unread_notifications() -> u32 = host!(Client.client_unread_notifications())?;
     /// Unread messages of the user's 1,000 latest conversations.
     unread_total() -> u32 = host!(Client.client_unread_total())?;
     /// Whether users are there; at most 100.

@@ -6,7 +6,7 @@ use crate::{
     client::{NewMessage, Outcome, Presence, Refusal, Sign, To, View, Write},
     log::Level,
     sockets::{Args, Audience},
-    types::{Conversation, Draft, Message, Notification, Participant, Reader, User},
+    types::{Conversation, Draft, Message, Notification, Participant, Reader, StoredNotification, User},
 };
 
 type Answer<T> = Result<T, Error>;
@@ -394,6 +394,8 @@ pub fn client_write(write: Write) -> Told<Outcome> {
         } => c::add_participant(&conversation_id, &user_id, &role),
         Write::RemoveParticipant { conversation_id, user_id } => c::remove_participant(&conversation_id, &user_id),
         Write::Block { user_id, blocked } => c::block(&user_id, blocked),
+        Write::ReadNotification(id) => c::read_notification(&id),
+        Write::ReadAllNotifications => c::read_all_notifications(),
     })
 }
 
@@ -445,6 +447,17 @@ pub fn client_message(id: &str) -> Told<Message> {
 pub fn client_read_by(ids: &[String]) -> Told<Vec<Vec<Reader>>> {
     named!("plugin_macro_must_name_the_capability_client");
     told(imports::client::read_by(ids).map(readers))
+}
+
+pub fn client_notifications(before: Option<&str>, unread_only: bool, limit: u32) -> Told<Vec<StoredNotification>> {
+    named!("plugin_macro_must_name_the_capability_client");
+    let found = imports::client::notifications(before, unread_only, limit);
+    told(found.map(|found| found.into_iter().map(StoredNotification::from).collect::<Vec<_>>()))
+}
+
+pub fn client_unread_notifications() -> Told<u32> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::unread_notifications())
 }
 
 pub fn client_unread_total() -> Told<u32> {

@@ -6,7 +6,7 @@
 use super::fake::FakeHost;
 use crate::{
     client::{NewMessage, Outcome, Presence, Refusal, Sign, To, View, Write},
-    types::{Draft, Message, Op},
+    types::{Draft, Message, Op, StoredNotification},
 };
 
 type Told<T> = Result<T, Refusal>;
@@ -182,6 +182,18 @@ impl FakeHost {
                 self.state_mut().react(&message_id, &me, emoji.as_deref());
                 Ok(self.outcome(&conversation, false))
             }
+            Write::ReadNotification(id) => {
+                let is_own = self.notifications_of_user()?.iter().any(|told| told.id == id);
+                if !is_own {
+                    return Err(refused("not_found", "not found"));
+                }
+                self.read_notifications(|told| told.id == id);
+                Ok(Outcome::default())
+            }
+            Write::ReadAllNotifications => {
+                self.read_notifications(|told| told.user_id == me);
+                Ok(Outcome::default())
+            }
             Write::OpenBroadcast(_) | Write::Block { .. } => Ok(Outcome::default()),
         }
     }
@@ -227,6 +239,21 @@ impl FakeHost {
     pub(super) fn direct_id_of_user(&self, other: &str) -> Told<String> {
         let me = self.me()?;
         Ok(self.direct_of(&me, other).unwrap_or_else(|| "ffffffffffffffff00000000".into()))
+    }
+
+    /// Newest first.
+    pub(super) fn notifications_of_user(&self) -> Told<Vec<StoredNotification>> {
+        let me = self.me()?;
+        let state = self.state();
+        let own = state.notifications.iter().rev().filter(|told| told.user_id == me);
+        Ok(own.map(|told| state.shown(told)).collect())
+    }
+
+    fn read_notifications(&self, which: impl Fn(&super::fake::Told) -> bool) {
+        let mut state = self.state_mut();
+        let now_ms = state.now_ms;
+        let unread = state.notifications.iter_mut().filter(|told| told.read_at_ms.is_none() && which(told));
+        unread.for_each(|told| told.read_at_ms = Some(now_ms));
     }
 
     pub(super) fn presence_for_user(&self, users: &[String]) -> Told<Vec<Presence>> {

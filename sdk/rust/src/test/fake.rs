@@ -13,7 +13,10 @@ use crate::{
     client::{Sign, Write},
     log::Level,
     sockets::Emit,
-    types::{Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Reader, Receipt, User},
+    types::{
+        Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Reader, Receipt,
+        StoredNotification, User,
+    },
 };
 
 /// The clock of a new [`FakeHost`]: Monday 2026-01-05, 12:00 UTC, in milliseconds since 1970.
@@ -78,7 +81,7 @@ pub(super) struct State {
     pub advances: Vec<(String, String, u32, u64)>,
     /// (connection, room)
     pub rooms: BTreeSet<(String, String)>,
-    pub notifications: Vec<(String, Notification)>,
+    pub notifications: Vec<Told>,
     pub notification_pushes: usize,
     pub counters: BTreeMap<String, u64>,
     pub observations: BTreeMap<String, Vec<f64>>,
@@ -94,6 +97,16 @@ pub(super) struct Stored {
     pub expires_ms: Option<u64>,
     /// Of a reservation: the command it belongs to.
     pub holder: Option<String>,
+}
+
+/// A notification that was pushed.
+#[derive(Clone)]
+pub(super) struct Told {
+    pub id: String,
+    pub user_id: String,
+    pub notification: Notification,
+    pub created_at_ms: u64,
+    pub read_at_ms: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -313,8 +326,8 @@ impl FakeHost {
         self.state()
             .notifications
             .iter()
-            .filter(|(user, _)| user == user_id)
-            .map(|(_, n)| n.clone())
+            .filter(|told| told.user_id == user_id)
+            .map(|told| told.notification.clone())
             .collect()
     }
 
@@ -465,6 +478,48 @@ impl State {
         }
         let reader = |(user_id, read_at_ms)| Reader { user_id, read_at_ms };
         first.into_iter().map(reader).collect()
+    }
+
+    /// Keeps a notification; one with the same key that its user has not read yet is gone.
+    pub fn tell(&mut self, user_id: &str, notification: Notification) {
+        let key = notification.collapse.clone();
+        let is_replaced = |earlier: &Told| earlier.user_id == user_id && earlier.read_at_ms.is_none() && earlier.notification.collapse == key;
+        self.notifications.retain(|earlier| key.is_none() || !is_replaced(earlier));
+        let told = Told {
+            id: format!("{:024x}", self.next_id()),
+            user_id: user_id.into(),
+            notification,
+            created_at_ms: self.now_ms,
+            read_at_ms: None,
+        };
+        self.notifications.push(told);
+    }
+
+    /// A notification as its user sees it.
+    pub fn shown(&self, told: &Told) -> StoredNotification {
+        let said = told.notification.clone();
+        let is_in = |message: &&Message| {
+            let places = self.participants.get(&message.conversation_id).into_iter().flatten();
+            places.into_iter().any(|place| place.user_id == told.user_id)
+        };
+        let message = said.message_id.as_ref().and_then(|id| self.messages.get(id)).filter(is_in);
+        let body = match message {
+            Some(message) if said.body.is_empty() => message.content.clone(),
+            _ => said.body,
+        };
+        StoredNotification {
+            id: told.id.clone(),
+            user_id: told.user_id.clone(),
+            topic: said.topic,
+            title: said.title,
+            body,
+            data: said.data,
+            message_id: said.message_id,
+            plugin: Some("test".into()),
+            read: told.read_at_ms.is_some(),
+            created_at_ms: told.created_at_ms,
+            updated_at_ms: told.read_at_ms.unwrap_or(told.created_at_ms),
+        }
     }
 
     /// Sets a user's reaction to a message, or takes it away.

@@ -8,7 +8,7 @@ use crate::{
     log::Level,
     native::Host,
     sockets::{Args, Audience as SocketAudience, Emit},
-    types::{Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, Reader, User},
+    types::{Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, Reader, StoredNotification, User},
 };
 
 type Answer<T> = Result<T, Error>;
@@ -378,6 +378,20 @@ impl Host for FakeHost {
         }
     }
 
+    fn client_notifications(&self, before: Option<&str>, unread_only: bool, limit: u32) -> Answer<Result<Vec<StoredNotification>, Refusal>> {
+        let page = |told: Vec<StoredNotification>| {
+            let start = before.and_then(|id| told.iter().position(|one| one.id == id)).map_or(0, |at| at + 1);
+            let wanted = told.into_iter().skip(start).filter(|one| !(unread_only && one.read));
+            wanted.take(LIST_MAX.min(limit as usize)).collect()
+        };
+        Ok(self.notifications_of_user().map(page))
+    }
+
+    fn client_unread_notifications(&self) -> Answer<Result<u32, Refusal>> {
+        let unread = |told: Vec<StoredNotification>| told.iter().filter(|one| !one.read).count() as u32;
+        Ok(self.notifications_of_user().map(unread))
+    }
+
     fn client_unread_total(&self) -> Answer<Result<u32, Refusal>> {
         Ok(self.views_of_user().map(|views| views.iter().map(|view| view.unread).sum()))
     }
@@ -393,12 +407,7 @@ impl Host for FakeHost {
     fn notification_push(&self, user_id: &str, notification: &Notification) -> Answer<()> {
         let mut state = self.state_mut();
         state.notification_pushes += 1;
-        if notification.collapse.is_some() {
-            state
-                .notifications
-                .retain(|(user, earlier)| user != user_id || earlier.collapse != notification.collapse);
-        }
-        state.notifications.push((user_id.into(), notification.clone()));
+        state.tell(user_id, notification.clone());
         Ok(())
     }
 
