@@ -19,14 +19,13 @@ use crate::{
     ports::{Call, ClientCalls, ClientView},
     readers::{self, Readers},
     sockets::Socket,
+    totals::{self, place_of},
 };
 
 /// Rows of one list.
 const LIST_MAX: usize = 100;
 /// Participants that a conversation is shown with.
 const PARTICIPANTS_MAX: usize = 256;
-/// Conversations whose unread messages are added up.
-const UNREAD_CONVERSATIONS_MAX: usize = 1000;
 /// Users that are named as online.
 const ONLINE_MAX: usize = 1000;
 
@@ -126,10 +125,6 @@ impl Acting {
         let query = InboxQuery { archived, before, limit };
         Ok(self.engine.store.inbox(&self.me()?.user, query).await?)
     }
-}
-
-fn place_of(row: &InboxRow) -> (Millis, ConversationId) {
-    (row.conversation.last_message_at, row.conversation.id)
 }
 
 #[async_trait]
@@ -289,17 +284,11 @@ impl ClientCalls for Acting {
     }
 
     async fn unread_total(&self) -> Result<u32, Refusal> {
-        let (mut total, mut before, mut seen) = (0_u32, None, 0);
-        while seen < UNREAD_CONVERSATIONS_MAX {
-            let rows = self.inbox(None, before, LIST_MAX).await?;
-            total = rows.iter().fold(total, |sum, row| sum.saturating_add(row.unread));
-            seen += rows.len();
-            match rows.last() {
-                Some(last) if rows.len() == LIST_MAX => before = Some(place_of(last)),
-                _ => break,
-            }
-        }
-        Ok(total)
+        Ok(totals::of(&self.engine.store, &self.me()?.user, None).await?.unread)
+    }
+
+    async fn conversations_total(&self, archived: Option<bool>) -> Result<u32, Refusal> {
+        Ok(totals::of(&self.engine.store, &self.me()?.user, archived).await?.conversations)
     }
 
     async fn presence_of(&self, users: &[UserId]) -> Result<Vec<(bool, Option<Millis>)>, Refusal> {

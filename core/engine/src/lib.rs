@@ -34,6 +34,7 @@ mod scope;
 pub mod sockets;
 mod state;
 mod timers;
+mod totals;
 mod transaction;
 mod turns;
 mod typing;

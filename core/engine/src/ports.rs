@@ -554,6 +554,10 @@ pub trait HostCalls: Send + Sync {
     async fn user(&self, id: &UserId) -> Result<Option<UserRow>, HostError>;
     /// Has a connection.
     fn online(&self, id: &UserId) -> bool;
+    /// How many users have one.
+    fn online_count(&self) -> u32;
+    /// Unread messages of all (of very many: of the latest) conversations of a user.
+    async fn unread(&self, id: &UserId) -> Result<u32, HostError>;
     /// Has a connection subscribed to the conversation.
     fn watching(&self, id: &UserId, conversation: ConversationId) -> bool;
 
@@ -640,6 +644,8 @@ pub trait ClientCalls: Send + Sync {
     async fn notifications_unread(&self) -> Result<u32, Refusal>;
     /// Unread messages of all (of very many: of the latest) conversations.
     async fn unread_total(&self) -> Result<u32, Refusal>;
+    /// How many conversations there are in the user's list (of very many: 1,000).
+    async fn conversations_total(&self, archived: Option<bool>) -> Result<u32, Refusal>;
     /// Who of these is online, and when the others were seen last.
     async fn presence_of(&self, users: &[UserId]) -> Result<Vec<(bool, Option<Millis>)>, Refusal>;
     /// Some users with a connection.

@@ -27,6 +27,7 @@ use crate::{
     readers::{self, Readers},
     sockets::{SocketEmit, Target},
     state::State,
+    totals,
     transaction::{Emit, Item, Transaction},
 };
 
@@ -940,6 +941,15 @@ impl HostCalls for Guest {
 
     fn online(&self, id: &UserId) -> bool {
         self.shared.engine.hub.online(id)
+    }
+
+    fn online_count(&self) -> u32 {
+        u32::try_from(self.shared.engine.hub.users_online()).unwrap_or(u32::MAX)
+    }
+
+    async fn unread(&self, id: &UserId) -> Result<u32, HostError> {
+        let totals = totals::of(&self.shared.engine.store, id, None).await.map_err(store_error)?;
+        Ok(totals.unread)
     }
 
     fn watching(&self, id: &UserId, conversation: ConversationId) -> bool {

@@ -56,12 +56,13 @@ functions! {
         ConversationsGetOrCreate = "conversations.get-or-create", ConversationsSetState = "conversations.set-state",
         ConversationsSetClosed = "conversations.set-closed";
     Participants: ParticipantsList = "participants.list", ParticipantsAdd = "participants.add", ParticipantsRemove = "participants.remove";
-    Users: UsersGet = "users.get", UsersOnline = "users.online", UsersWatching = "users.watching";
+    Users: UsersGet = "users.get", UsersOnline = "users.online", UsersWatching = "users.watching",
+        UsersOnlineCount = "users.online-count", UsersUnread = "users.unread";
     Events: EventsEmit = "events.emit", EventsEmitToUser = "events.emit-to-user",
         EventsEmitToConnection = "events.emit-to-connection", EventsEmitToRole = "events.emit-to-role",
         EventsEmitToSockets = "events.emit-to-sockets", EventsAskSocket = "events.ask-socket";
     Notifications: NotificationsPush = "notifications.push";
-    Client: ClientSend = "client.send", ClientEdit = "client.edit", ClientDelete = "client.delete", ClientHideMessage = "client.hide-message", ClientReact = "client.react", ClientRead = "client.read", ClientOpenDirect = "client.open-direct", ClientOpenContext = "client.open-context", ClientOpenBroadcast = "client.open-broadcast", ClientUpdate = "client.update", ClientClose = "client.close", ClientArchive = "client.archive", ClientHide = "client.hide", ClientAddParticipant = "client.add-participant", ClientRemoveParticipant = "client.remove-participant", ClientBlock = "client.block", ClientCall = "client.call", ClientTyping = "client.typing", ClientPresenceHint = "client.presence-hint", ClientJoin = "client.join", ClientLeave = "client.leave", ClientEnterRoom = "client.enter-room", ClientLeaveRoom = "client.leave-room", ClientDirectId = "client.direct-id", ClientConversations = "client.conversations", ClientConversation = "client.get-conversation", ClientMessages = "client.messages", ClientMessage = "client.get-message", ClientReadBy = "client.read-by", ClientReadNotification = "client.read-notification", ClientReadAllNotifications = "client.read-all-notifications", ClientNotifications = "client.notifications", ClientUnreadNotifications = "client.unread-notifications", ClientUnreadTotal = "client.unread-total", ClientPresenceOf = "client.presence-of", ClientOnlineUsers = "client.online-users";
+    Client: ClientSend = "client.send", ClientEdit = "client.edit", ClientDelete = "client.delete", ClientHideMessage = "client.hide-message", ClientReact = "client.react", ClientRead = "client.read", ClientOpenDirect = "client.open-direct", ClientOpenContext = "client.open-context", ClientOpenBroadcast = "client.open-broadcast", ClientUpdate = "client.update", ClientClose = "client.close", ClientArchive = "client.archive", ClientHide = "client.hide", ClientAddParticipant = "client.add-participant", ClientRemoveParticipant = "client.remove-participant", ClientBlock = "client.block", ClientCall = "client.call", ClientTyping = "client.typing", ClientPresenceHint = "client.presence-hint", ClientJoin = "client.join", ClientLeave = "client.leave", ClientEnterRoom = "client.enter-room", ClientLeaveRoom = "client.leave-room", ClientDirectId = "client.direct-id", ClientConversations = "client.conversations", ClientConversationsTotal = "client.conversations-total", ClientConversation = "client.get-conversation", ClientMessages = "client.messages", ClientMessage = "client.get-message", ClientReadBy = "client.read-by", ClientReadNotification = "client.read-notification", ClientReadAllNotifications = "client.read-all-notifications", ClientNotifications = "client.notifications", ClientUnreadNotifications = "client.unread-notifications", ClientUnreadTotal = "client.unread-total", ClientPresenceOf = "client.presence-of", ClientOnlineUsers = "client.online-users";
     Timers: TimersSet = "timers.set", TimersCancel = "timers.cancel", TimersGet = "timers.get";
 }
 
@@ -422,6 +423,16 @@ impl users::Host for State {
         self.at_once(HostFn::UsersWatching, user.len() + conversation.len(), |_, guest| {
             Ok(guest.watching(&user.into(), id("conversation-id", &conversation)?))
         })
+    }
+
+    fn online_count(&mut self) -> Answer<u32> {
+        self.at_once(HostFn::UsersOnlineCount, 0, |_, guest| Ok(guest.online_count()))
+    }
+
+    async fn unread(&mut self, user: String) -> Answer<u32> {
+        let guest = guest!(self, user.len());
+        let answer = self.wait(guest.unread(&user.into())).await?;
+        Ok(self.answered(HostFn::UsersUnread, answer))
     }
 }
 

@@ -432,6 +432,18 @@ impl client::Host for State {
         )
     }
 
+    async fn conversations_total(&mut self, archived: Option<bool>) -> Answer<u32> {
+        ask!(
+            self,
+            ClientConversationsTotal,
+            0,
+            Ok(archived),
+            |calls, archived| calls.conversations_total(archived).await,
+            |found| found,
+            nothing
+        )
+    }
+
     async fn get_conversation(&mut self, conversation: String) -> Answer<client::View> {
         let checked = id::<ConversationId>("id", &conversation);
         ask!(

@@ -79,6 +79,8 @@ pub trait Host {
     fn user_get(&self, id: &str) -> Answer<Option<User>>;
     fn user_online(&self, id: &str) -> Answer<bool>;
     fn user_watching(&self, id: &str, conversation_id: &str) -> Answer<bool>;
+    fn user_online_count(&self) -> Answer<u32>;
+    fn user_unread(&self, id: &str) -> Answer<u32>;
 
     fn event_emit(&self, name: &str, payload: &str) -> Answer<()>;
     fn event_emit_to_user(&self, user_id: &str, name: &str, payload: &str) -> Answer<()>;
@@ -93,6 +95,7 @@ pub trait Host {
     fn client_sign(&self, sign: Sign) -> Answer<Result<(), Refusal>>;
     fn client_direct_id(&self, user_id: &str) -> Answer<Result<String, Refusal>>;
     fn client_conversations(&self, archived: Option<bool>, after: Option<&str>, limit: u32) -> Answer<Result<Vec<View>, Refusal>>;
+    fn client_conversations_total(&self, archived: Option<bool>) -> Answer<Result<u32, Refusal>>;
     fn client_conversation(&self, id: &str) -> Answer<Result<View, Refusal>>;
     fn client_messages(&self, conversation_id: &str, before: Option<u32>, limit: u32) -> Answer<Result<Vec<Message>, Refusal>>;
     fn client_message(&self, id: &str) -> Answer<Result<Message, Refusal>>;

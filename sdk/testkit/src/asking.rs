@@ -174,6 +174,12 @@ impl Host for Asking {
     fn user_watching(&self, user: &str, conversation: &str) -> Answer<bool> {
         Ok(self.calls.watching(&user.into(), id("conversation-id", conversation)?))
     }
+    fn user_online_count(&self) -> Answer<u32> {
+        Ok(self.calls.online_count())
+    }
+    fn user_unread(&self, user: &str) -> Answer<u32> {
+        self.wait(self.calls.unread(&user.into()))
+    }
 
     fn event_emit(&self, name: &str, payload: &str) -> Answer<()> {
         json("payload", payload)?;
@@ -217,6 +223,9 @@ impl Host for Asking {
     }
     fn client_conversations(&self, archived: Option<bool>, after: Option<&str>, limit: u32) -> Answer<Told<Vec<client::View>>> {
         Ok(self.user_conversations(archived, after, limit))
+    }
+    fn client_conversations_total(&self, archived: Option<bool>) -> Answer<Told<u32>> {
+        Ok(self.as_user(async |side| side.conversations_total(archived).await))
     }
     fn client_conversation(&self, conversation: &str) -> Answer<Told<client::View>> {
         Ok(self.user_conversation(conversation))

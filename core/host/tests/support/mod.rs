@@ -292,6 +292,12 @@ impl HostCalls for FakeGuest {
     fn online(&self, _: &UserId) -> bool {
         false
     }
+    fn online_count(&self) -> u32 {
+        0
+    }
+    async fn unread(&self, _: &UserId) -> Result<u32, HostError> {
+        not_here()
+    }
     fn watching(&self, _: &UserId, _: ConversationId) -> bool {
         false
     }

@@ -331,6 +331,8 @@ functions! {
     /// The user's conversations, latest change first, after the one that ended the former page; at most 100.
     conversations(archived: Option<bool>, after: Option<&str>, limit: u32) -> Vec<View> =
         host!(Client.client_conversations(archived, after, limit))?;
+    /// How many there are, for the `total` of a page: at most 1,000 are counted.
+    conversations_total(archived: Option<bool>) -> u32 = host!(Client.client_conversations_total(archived))?;
     /// One of them.
     conversation(id: &str) -> View = host!(Client.client_conversation(id))?;
     /// Messages below `before`, newest first, at most 100.

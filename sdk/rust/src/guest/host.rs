@@ -223,6 +223,16 @@ pub fn user_watching(id: &str, conversation_id: &str) -> Answer<bool> {
     Ok(imports::users::watching(id, conversation_id)?)
 }
 
+pub fn user_online_count() -> Answer<u32> {
+    named!("plugin_macro_must_name_the_capability_users");
+    Ok(imports::users::online_count()?)
+}
+
+pub fn user_unread(id: &str) -> Answer<u32> {
+    named!("plugin_macro_must_name_the_capability_users");
+    Ok(imports::users::unread(id)?)
+}
+
 pub fn event_emit(name: &str, payload: &str) -> Answer<()> {
     named!("plugin_macro_must_name_the_capability_events");
     Ok(imports::events::emit(name, payload)?)
@@ -426,6 +436,11 @@ pub fn client_conversations(archived: Option<bool>, after: Option<&str>, limit: 
     named!("plugin_macro_must_name_the_capability_client");
     let views = imports::client::conversations(archived, after, limit);
     told(views.map(|views| views.into_iter().map(View::from).collect::<Vec<_>>()))
+}
+
+pub fn client_conversations_total(archived: Option<bool>) -> Told<u32> {
+    named!("plugin_macro_must_name_the_capability_client");
+    told(imports::client::conversations_total(archived))
 }
 
 pub fn client_conversation(id: &str) -> Told<View> {

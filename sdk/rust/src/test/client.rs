@@ -220,11 +220,15 @@ impl FakeHost {
     }
 
     pub(super) fn views_of_user(&self) -> Told<Vec<View>> {
-        let me = self.me()?;
+        Ok(self.views(&self.me()?))
+    }
+
+    /// The conversations of a user, latest first.
+    pub(super) fn views(&self, user: &str) -> Vec<View> {
         let ids: Vec<String> = self.state().conversations.keys().cloned().collect();
-        let mut views: Vec<View> = ids.iter().filter_map(|id| self.view(id, &me).ok()).collect();
+        let mut views: Vec<View> = ids.iter().filter_map(|id| self.view(id, user).ok()).collect();
         views.sort_by_key(|view| std::cmp::Reverse(view.last_message.as_ref().map_or(0, |message| message.created_at_ms)));
-        Ok(views)
+        views
     }
 
     pub(super) fn view_of_user(&self, id: &str) -> Told<View> {

@@ -296,6 +296,14 @@ impl Host for FakeHost {
         Ok(self.state().watching.contains(&(id.to_string(), conversation_id.to_string())))
     }
 
+    fn user_online_count(&self) -> Answer<u32> {
+        Ok(self.state().online.len() as u32)
+    }
+
+    fn user_unread(&self, id: &str) -> Answer<u32> {
+        Ok(self.views(id).iter().map(|view| view.unread).sum())
+    }
+
     fn event_emit(&self, name: &str, payload: &str) -> Answer<()> {
         let here = self.here()?;
         self.emit(name, payload, Audience::Conversation(here))
@@ -353,6 +361,10 @@ impl Host for FakeHost {
             views.into_iter().skip(start).take(LIST_MAX.min(limit as usize)).collect()
         };
         Ok(self.views_of_user().map(page))
+    }
+
+    fn client_conversations_total(&self, _archived: Option<bool>) -> Answer<Result<u32, Refusal>> {
+        Ok(self.views_of_user().map(|views| views.len() as u32))
     }
 
     fn client_conversation(&self, id: &str) -> Answer<Result<View, Refusal>> {
