@@ -23,6 +23,7 @@ mod marks;
 mod metrics;
 mod notifications;
 mod pipeline;
+mod places;
 pub mod ports;
 mod presence;
 mod publish;

@@ -1185,7 +1185,7 @@ pub(crate) async fn still_stands(engine: &Inner, conversation: &Conversation, re
     Ok(true)
 }
 
-/// Effects with nothing but a handler's writes.
+/// Effects that take a timer away and do nothing else: what a timer that fires begins with.
 pub(crate) fn effects_with_timer_removed(plugin: &PluginId, name: &str) -> Effects {
     let removed = TimerChange {
         plugin: plugin.clone(),

@@ -17,6 +17,13 @@ use crate::{
     ports::{Op, ParticipantChange, ReactionChange},
 };
 
+pub use crate::places::check_places;
+
+/// Binary parts of one packet; clients refuse more.
+pub const ATTACHMENTS_MAX: usize = 10;
+/// Names of events that the protocol keeps for itself.
+pub const RESERVED_EVENTS: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
+
 /// Arguments of an event or ack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Args {

@@ -35,7 +35,7 @@ pub(crate) fn id<T: std::str::FromStr>(what: &str, text: &str) -> Result<T, Host
 }
 
 /// Arrays and objects inside each other in JSON that plugins write; deeper ones would be a trap for every reader.
-const JSON_DEPTH_MAX: usize = 64;
+pub(crate) const JSON_DEPTH_MAX: usize = 64;
 
 /// Any JSON value as text. The engine does not know JSON, so it is checked here.
 pub(crate) fn json(what: &str, text: &str) -> Result<(), HostError> {

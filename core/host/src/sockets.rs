@@ -5,24 +5,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 use haggle_engine::{
     ports::{Hook, HostError},
-    sockets::{Args, CoreEvent, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, Target},
+    sockets::{ATTACHMENTS_MAX, Args, CoreEvent, NamespaceAnswer, NamespaceCall, RESERVED_EVENTS, SocketAudience, SocketEmit, Target, check_places},
 };
 use haggle_model::UserId;
-use serde_json::Value;
 use wasmtime::Store;
 
 use crate::{
     bindings::{Guests, exports::namespace, wit},
     calls::{Handler, rejection},
-    convert::{self, id, invalid, json},
+    convert::{self, JSON_DEPTH_MAX, id, invalid, json},
     fault::truncate,
     metrics::Outcome,
     shares::Share,
     state::State,
 };
 
-/// Binary parts of one packet; clients refuse more.
-const ATTACHMENTS_MAX: usize = 10;
 /// Events that one mapping gives.
 const EMITS_MAX: usize = 64;
 /// Name of an event, of a room, or a token, in bytes.
@@ -31,8 +28,6 @@ const NAME_BYTES_MAX: usize = 128;
 const RECIPIENTS_MAX: usize = 256;
 /// Sentence of a refused connect, in bytes.
 const REFUSAL_BYTES_MAX: usize = 1024;
-/// Names that the protocol keeps for itself.
-const RESERVED: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 
 pub(crate) fn args_bytes(args: &wit::Args) -> usize {
     args.json.len() + args.binary.iter().map(Vec::len).sum::<usize>()
@@ -55,27 +50,14 @@ fn args_out(args: wit::Args) -> Result<Args, HostError> {
         return Err(invalid(format!("args has {} binary parts; at most {ATTACHMENTS_MAX}", args.binary.len())));
     }
     if !args.binary.is_empty() {
-        let value: Value = serde_json::from_str(&args.json).map_err(|error| invalid(format!("args is not JSON: {error}")))?;
-        if !places_exist(&value, args.binary.len()) {
-            return Err(invalid("args has a placeholder of a binary part that is not there"));
-        }
+        let mut text = serde_json::Deserializer::from_str(&args.json);
+        check_places(&mut text, args.binary.len(), JSON_DEPTH_MAX)
+            .map_err(|_| invalid("args has a placeholder of a binary part that is not there"))?;
     }
     Ok(Args {
         json: args.json,
         binary: args.binary.into_iter().map(Bytes::from).collect(),
     })
-}
-
-/// Its depth was bounded before.
-fn places_exist(value: &Value, parts: usize) -> bool {
-    match value {
-        Value::Array(items) => items.iter().all(|item| places_exist(item, parts)),
-        Value::Object(fields) if fields.get("_placeholder") == Some(&Value::Bool(true)) => {
-            fields.get("num").and_then(Value::as_u64).is_some_and(|number| number < parts as u64)
-        }
-        Value::Object(fields) => fields.values().all(|field| places_exist(field, parts)),
-        _ => true,
-    }
 }
 
 pub(crate) fn check_token(token: &str) -> Result<(), HostError> {
@@ -103,7 +85,7 @@ pub(crate) fn to_connection(connection: String) -> wit::Audience {
 /// An event of a plugin.
 pub(crate) fn emit(to: wit::Audience, name: String, args: wit::Args, token: Option<String>) -> Result<SocketEmit, HostError> {
     check_name("name", &name)?;
-    if RESERVED.contains(&name.as_str()) {
+    if RESERVED_EVENTS.contains(&name.as_str()) {
         return Err(invalid(format!("name: `{name}` belongs to the protocol")));
     }
     Ok(SocketEmit {
@@ -321,6 +303,8 @@ mod tests {
             ("[] []", 0),
             ("[{\"_placeholder\":true,\"num\":1}]", 1),
             ("[{\"_placeholder\":true}]", 1),
+            ("[{\"_placeholder\":true,\"num\":-1}]", 1),
+            ("[[{\"a\":{\"num\":2,\"_placeholder\":true}}]]", 2),
             ("[]", 11),
         ] {
             assert!(args_out(args(json, parts)).is_err(), "{json}");
