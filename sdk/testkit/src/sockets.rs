@@ -25,15 +25,28 @@ pub(crate) struct Recorder {
 }
 
 impl Sockets for Recorder {
+    /// As in the server, a mapping is told of users by name only where the core tells users, not all or those of a role.
     fn published(&self, push: &Arc<Push>, recipients: Recipients<'_>) {
-        let personal = matches!(&push.what, What::Event(published) if published.kind == ConversationKind::Personal && !matches!(published.entry.event, Event::Notified(_)));
-        if let (false, Recipients::Users(users, _)) = (personal, recipients) {
-            self.published.lock().push((push.clone(), users.to_vec()));
+        let users = match recipients {
+            Recipients::Users(users, _) => users.to_vec(),
+            Recipients::Everyone | Recipients::Role(_) | Recipients::Connection(_) => Vec::new(),
+        };
+        if is_mapped(&push.what) {
+            self.published.lock().push((push.clone(), users));
         }
     }
 
     fn emit(&self, _: &PluginId, emit: SocketEmit) {
         self.emits.lock().push(emit_back(emit));
+    }
+}
+
+/// Of personal conversations only notifications are anybody's business; a delivered mark is nobody's.
+fn is_mapped(what: &What) -> bool {
+    match what {
+        What::Event(published) => published.kind != ConversationKind::Personal || matches!(published.entry.event, Event::Notified(_)),
+        What::Mark { mark, .. } => mark.read_seq > 0,
+        What::Typing { .. } | What::Presence { .. } | What::Custom { .. } => true,
     }
 }
 
