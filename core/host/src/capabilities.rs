@@ -304,7 +304,9 @@ impl messages::Host for State {
             Ok(ids) => self.wait(guest.read_by(ids)).await?,
             Err(error) => Err(error),
         };
-        self.carried(HostFn::MessagesReadBy, answer.map(convert::read_by), convert::read_by_bytes)
+        self.carried(HostFn::MessagesReadBy, answer.map(convert::read_by), |found| {
+            convert::read_by_bytes(found)
+        })
     }
 }
 

@@ -312,7 +312,7 @@ pub(crate) fn read_by(messages: Vec<Readers>) -> Vec<Vec<wit::Reader>> {
 }
 
 /// Bytes of the texts of such an answer.
-pub(crate) fn read_by_bytes(messages: &Vec<Vec<wit::Reader>>) -> usize {
+pub(crate) fn read_by_bytes(messages: &[Vec<wit::Reader>]) -> usize {
     messages.iter().flatten().map(|reader| reader.user_id.len()).sum()
 }
 

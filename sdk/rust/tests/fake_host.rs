@@ -26,6 +26,14 @@ impl Command for Probe {
                 // Not before the commit.
                 kv_global::get(&keys[0])?.is_some()
             }
+            "add" | "add_and_fail" => {
+                let before = kv_global::get(&keys[0])?;
+                kv_global::add(&keys[0], keys[1].parse().expect("a number"))?;
+                if name == "add_and_fail" {
+                    return Err(Rejection::new("no", "no"));
+                }
+                kv_global::get(&keys[0])? != before
+            }
             "users" => users::get("alice")?.is_some(),
             "since" => return Ok(json::text(&since(&keys[0])?)?),
             _ => return Err(Rejection::new("unknown_command", name)),
@@ -34,12 +42,20 @@ impl Command for Probe {
     }
 }
 
+impl Http for Probe {
+    fn http(&mut self, _call: &Call, request: HttpRequest) -> HttpResponse {
+        let key = request.param("key");
+        let before = kv::get(key).and_then(|before| kv::set(key, b"x").map(|()| before.is_some()));
+        HttpResponse::json(200, &before.expect("a route has keys of the plugin's own"))
+    }
+}
+
 /// Since when everybody is in a conversation.
 fn since(conversation: &str) -> Result<Vec<u64>, Error> {
     Ok(participants::list(conversation)?.iter().map(|place| place.joined_at_ms).collect())
 }
 
-haggle_sdk::plugin! { Probe, hooks: [command], caps: [kv, kv_global, events, metrics, participants] }
+haggle_sdk::plugin! { Probe, hooks: [command, http], caps: [kv, kv_global, events, metrics, participants] }
 
 fn run(app: &mut Harness<Probe>, conversation: &str, name: &str, keys: &[&str]) -> Result<Value, String> {
     app.command("alice", conversation, name, &keys).map_err(|rejection| rejection.code)
@@ -93,6 +109,35 @@ fn who_is_added_twice_is_in_since_the_first_time() {
     let since = run(&mut app, &conversation, "since", &[&conversation]).unwrap();
     let start = haggle_sdk::test::START_MS;
     assert_eq!(since, value!([start, start, start + 10_000]));
+}
+
+#[test]
+fn routes_have_keys_of_the_plugins_own() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.direct("alice", "bob");
+    let mut ask = || {
+        let request = HttpRequest {
+            params: vec![("key".into(), "k".into())],
+            ..HttpRequest::default()
+        };
+        app.http("alice", request).body
+    };
+    assert_eq!((ask(), ask()), (b"false".to_vec(), b"true".to_vec()));
+    assert_eq!(app.kv(&conversation, "k"), None);
+}
+
+#[test]
+fn what_is_added_counts_after_the_handler_and_only_if_it_ends_well() {
+    let mut app = Harness::<Probe>::new();
+    let conversation = app.direct("alice", "bob");
+    for by in ["5", "-7"] {
+        assert_eq!(run(&mut app, &conversation, "add", &["n", by]), Ok(value!(false)), "not before");
+        app.within(&conversation, || kv_global::delete("other")).unwrap();
+    }
+    assert_eq!(run(&mut app, &conversation, "add_and_fail", &["n", "100"]), Err("no".into()));
+    assert_eq!(app.global("n"), Some(b"-2".to_vec()));
+    app.within(&conversation, || kv_global::add("n", i64::MIN)).unwrap();
+    assert_eq!(app.global("n"), Some(i64::MIN.to_string().into_bytes()), "it stays within its bounds");
 }
 
 #[test]

@@ -22,6 +22,11 @@ impl FakeHost {
         Ok(self.state().call.conversation()?.to_string())
     }
 
+    /// Whose keys and timers the handler has: of its conversation, else of the plugin's own, which has no id here.
+    fn kv_home(&self) -> String {
+        self.state().call.conversation_id.clone().unwrap_or_default()
+    }
+
     fn emit(&self, name: &str, payload: &str, audience: Audience) -> Answer<()> {
         if !(name.starts_with("x.") && name.matches('.').count() >= 2) {
             return Err(Error::Denied);
@@ -61,24 +66,24 @@ impl Host for FakeHost {
     }
 
     fn kv_get(&self, key: &str) -> Answer<Option<Vec<u8>>> {
-        Ok(self.state().kv_get(&self.here()?, key))
+        Ok(self.state().kv_get(&self.kv_home(), key))
     }
 
     fn kv_set(&self, key: &str, value: &[u8], ttl_s: Option<u32>) -> Answer<()> {
-        let here = self.here()?;
+        let here = self.kv_home();
         let stored = self.state().stored(value, ttl_s);
         self.state_mut().kv.insert((here, key.into()), stored);
         Ok(())
     }
 
     fn kv_delete(&self, key: &str) -> Answer<()> {
-        let here = self.here()?;
+        let here = self.kv_home();
         self.state_mut().kv.remove(&(here, key.into()));
         Ok(())
     }
 
     fn kv_list(&self, prefix: &str, after: Option<&str>) -> Answer<Vec<(String, Vec<u8>)>> {
-        let here = self.here()?;
+        let here = self.kv_home();
         let state = self.state();
         let wanted = |conversation: &str, key: &str| conversation == here && key.starts_with(prefix) && after.is_none_or(|after| key > after);
         let alive = state
@@ -424,21 +429,20 @@ impl Host for FakeHost {
     }
 
     fn timer_set(&self, name: &str, due_ms: u64, payload: &str) -> Answer<()> {
+        let here = self.kv_home();
         let mut state = self.state_mut();
-        let here = state.call.conversation_id.clone().unwrap_or_default();
         state.timers.insert((here, name.into()), (due_ms, payload.into()));
         Ok(())
     }
 
     fn timer_cancel(&self, name: &str) -> Answer<()> {
+        let here = self.kv_home();
         let mut state = self.state_mut();
-        let here = state.call.conversation_id.clone().unwrap_or_default();
         state.timers.remove(&(here, name.to_string()));
         Ok(())
     }
 
     fn timer_get(&self, name: &str) -> Answer<Option<u64>> {
-        let here = self.state().call.conversation_id.clone().unwrap_or_default();
-        Ok(self.timer(&here, name))
+        Ok(self.timer(&self.kv_home(), name))
     }
 }
