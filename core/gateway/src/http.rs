@@ -93,6 +93,14 @@ impl Slot {
     }
 }
 
+/// Of `[::1]:3000` and `host:3000`, as a `Host` header names them, what stands before the port.
+pub fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
 /// Accepts until `shutdown`; then tells idle connections to close, lets requests in flight end (at most
 /// `http.drain_max`) and returns. Sockets are the hub's to close.
 pub async fn serve(listener: TcpListener, app: App, shutdown: CancellationToken) {

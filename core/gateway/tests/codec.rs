@@ -7,9 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use haggle_engine::sockets::ATTACHMENTS_MAX;
 use haggle_gateway::socketio::{
     engineio::packet::{self as engineio, SEPARATOR},
-    packet::{ATTACHMENTS_MAX, Assembler, Kind, Packet, append_head},
+    packet::{Assembler, Kind, Packet, append_head},
 };
 use proptest::prelude::*;
 

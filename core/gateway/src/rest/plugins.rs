@@ -24,7 +24,7 @@ use super::{
     extract::{actor, authenticate, read_body, trace_id},
     problem::Problem,
 };
-use crate::Gateway;
+use crate::{Gateway, http::without_port};
 
 /// Headers that belong to one hop, or that a plugin must not see or set.
 const NOT_PASSED_ON: [&str; 15] = [
@@ -107,14 +107,6 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(route)
         .layer(from_fn_with_state(gateway.clone(), edge))
         .with_state(gateway)
-}
-
-/// Of `[::1]:3000` and `host:3000` what stands before the port.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 /// A segment of a path without its percent signs; as it was where that is no text.

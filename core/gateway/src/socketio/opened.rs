@@ -2,7 +2,10 @@
 
 use hyper::{HeaderMap, Request, header};
 
-use crate::{http::LocalPort, settings::DialectSettings};
+use crate::{
+    http::{LocalPort, without_port},
+    settings::DialectSettings,
+};
 
 /// Names of headers that plugins may see, besides those that begin with `x-`.
 const HEADERS: [&str; 4] = ["user-agent", "accept-language", "origin", "referer"];
@@ -48,14 +51,6 @@ impl Opened {
 /// A slash at the end makes no difference.
 pub(crate) fn same_path(a: &str, b: &str) -> bool {
     a.trim_end_matches('/') == b.trim_end_matches('/')
-}
-
-/// Of `[::1]:3000` and `host:3000` what stands before the port.
-fn without_port(host: &str) -> &str {
-    match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-        _ => host,
-    }
 }
 
 fn plain_query(query: &str, token_parameter: &str) -> String {

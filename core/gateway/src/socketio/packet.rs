@@ -3,16 +3,13 @@
 use std::{borrow::Cow, collections::VecDeque, fmt};
 
 use bytes::Bytes;
+use haggle_engine::sockets::{self, ATTACHMENTS_MAX, RESERVED_EVENTS};
 use serde::{
     Deserialize, Deserializer as _,
-    de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
+    de::{self, SeqAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
-/// Binary parts of one packet.
-pub const ATTACHMENTS_MAX: usize = 10;
-/// Names that belong to the client library itself.
-const RESERVED: [&str; 6] = ["connect", "connect_error", "disconnect", "disconnecting", "newListener", "removeListener"];
 /// Arguments of one event or ack; so many that no client has more, and few enough that a list of them stays small.
 pub const ARGS_MAX: usize = 256;
 /// The name of an event as it is written, in bytes.
@@ -173,7 +170,7 @@ impl<'a> Packet<'a> {
             Some(b'-' | b'0'..=b'9') => Cow::Borrowed(first),
             _ => return Err(Malformed("the name of an event is a text or a number")),
         };
-        if RESERVED.contains(&&*name) {
+        if RESERVED_EVENTS.contains(&&*name) {
             return Err(Malformed("the name of the event is reserved"));
         }
         Ok((name, args))
@@ -272,116 +269,8 @@ impl<'de> Visitor<'de> for Args {
 /// Every placeholder names a part that comes.
 fn check_places(packet: &Packet<'_>) -> Result<(), Malformed> {
     let Some(data) = packet.data else { return Ok(()) };
-    let places = Places {
-        attachments: packet.attachments as u64,
-        depth: 0,
-    };
-    places
-        .deserialize(&mut serde_json::Deserializer::from_str(data.get()))
-        .map(drop)
-        .map_err(|_| Malformed("illegal attachments"))
-}
-
-/// Looks for placeholders and keeps nothing: a value's tree would be many times as large as its text.
-#[derive(Clone, Copy)]
-struct Places {
-    attachments: u64,
-    depth: usize,
-}
-
-/// What a placeholder is made of.
-#[derive(PartialEq)]
-enum Found {
-    True,
-    Number(u64),
-    Other,
-}
-
-impl Places {
-    fn deeper<E: de::Error>(self) -> Result<Places, E> {
-        if self.depth == DEPTH_MAX {
-            return Err(E::custom("nested too deep"));
-        }
-        Ok(Places {
-            depth: self.depth + 1,
-            ..self
-        })
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Places {
-    type Value = Found;
-
-    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<Found, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Places {
-    type Value = Found;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E>(self) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Found, E> {
-        Ok(if value { Found::True } else { Found::Other })
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Found, E> {
-        Ok(Found::Number(value))
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Found, E> {
-        Ok(Found::Other)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Found, A::Error> {
-        let deeper = self.deeper()?;
-        while seq.next_element_seed(deeper)?.is_some() {}
-        Ok(Found::Other)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
-        let deeper = self.deeper()?;
-        let (mut is_place, mut num) = (false, None);
-        while let Some(key) = map.next_key::<Key>()? {
-            let found = map.next_value_seed(deeper)?;
-            match (key, found) {
-                (Key::Placeholder, found) => is_place = found == Found::True,
-                (Key::Num, Found::Number(of)) => num = Some(of),
-                (Key::Num, _) => num = None,
-                (Key::Other, _) => {}
-            }
-        }
-        if is_place && num.is_none_or(|num| num >= self.attachments) {
-            return Err(de::Error::custom("no such part"));
-        }
-        Ok(Found::Other)
-    }
-}
-
-/// The names that a placeholder has.
-#[derive(Deserialize)]
-enum Key {
-    #[serde(rename = "_placeholder")]
-    Placeholder,
-    #[serde(rename = "num")]
-    Num,
-    #[serde(other)]
-    Other,
+    let mut args = serde_json::Deserializer::from_str(data.get());
+    sockets::check_places(&mut args, packet.attachments, DEPTH_MAX).map_err(|_| Malformed("illegal attachments"))
 }
 
 /// Appends everything of a packet in front of its JSON.

@@ -8,7 +8,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use haggle_gateway::auth;
+use haggle_gateway::{auth, http};
 use haggle_model::ErrorCode;
 
 use super::{Admin, problem::Problem};
@@ -52,15 +52,8 @@ fn is_allowed_host(headers: &HeaderMap, allowed: &[String]) -> bool {
     let (Some(host), None) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next()) else {
         return false;
     };
-    let name = without_port(host);
+    let name = http::without_port(host);
     allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(name))
-}
-
-fn without_port(host: &str) -> &str {
-    match host.rfind(':') {
-        Some(colon) if host[colon + 1..].bytes().all(|byte| byte.is_ascii_digit()) && !host[colon..].contains(']') => &host[..colon],
-        _ => host,
-    }
 }
 
 #[cfg(test)]
