@@ -318,7 +318,35 @@ mod tests {
     }
 
     /// As they stand in logs.
-    const DIGESTS: &[(&str, u64)] = &[];
+    const DIGESTS: &[(&str, u64)] = &[
+        ("send", 0x49f5babd1d3d760b),
+        ("edit", 0xf2800d273ddfda73),
+        ("edit to nothing", 0xfd8c724baec2d7cd),
+        ("delete", 0x7ec7d07ff7ac3560),
+        ("react", 0x33c1ad9973ea53ff),
+        ("react not", 0xfb21ae09a29abe2d),
+        ("direct", 0xac09046104d23128),
+        ("group", 0x8257bbb1699fd55d),
+        ("group without a name", 0x464ddddcb435a7d8),
+        ("context", 0xbcc883dcdca346fc),
+        ("broadcast", 0x7ef36dbaba1bee4b),
+        ("update", 0x4fb3e0dc3181889a),
+        ("close", 0x637b1df6883e593d),
+        ("add", 0xf5bcbe58232630d3),
+        ("remove", 0x2e7fa5fef08d03af),
+        ("role", 0xa2cd9e975af013e0),
+        ("block", 0x94bf2d0ac1130dc5),
+        ("call", 0x7e367070a5df18b9),
+        ("call alone", 0xda251964dda91576),
+        ("archive", 0x72fe46900c2f4cac),
+        ("hide", 0x0e1d31f87bdc5091),
+        ("hide a message", 0xb1e8721730fe254c),
+        ("mute", 0xc99fb34bd0065a24),
+        ("profile", 0x2a603201a6bf450a),
+        ("profile unchanged", 0x2a6185a2b8a71a93),
+        ("read one", 0xc14ab950b7851462),
+        ("read all", 0x160cd8ba0d623dc3),
+    ];
 
     #[test]
     fn digests_never_change() {

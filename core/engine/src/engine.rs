@@ -181,7 +181,7 @@ impl Engine {
         let user = connection.user().clone();
         self.connection_changed(&*connection, true, "");
         if self.inner.hub.connect(connection) == Edge::Changed {
-            self.inner.runtime.spawn(presence::came(self.inner.clone(), user));
+            presence::came(&self.inner, user);
         }
     }
 
@@ -189,7 +189,7 @@ impl Engine {
     /// away.
     pub fn disconnect(&self, connection: &dyn Subscriber, reason: &str) {
         if self.inner.hub.disconnect(connection.user(), connection.id()) == Edge::Changed {
-            self.inner.runtime.spawn(presence::went(self.inner.clone(), connection.user().clone()));
+            presence::went(&self.inner, connection.user().clone());
         }
         if !connection.is_away() {
             self.connection_changed(connection, false, reason);
@@ -210,10 +210,9 @@ impl Engine {
     }
 
     fn change_presence(&self, user: &UserId, set: impl FnOnce()) {
-        let (engine, user) = (self.inner.clone(), user.clone());
-        match self.inner.hub.change(&user, set) {
-            Some(true) => drop(self.inner.runtime.spawn(presence::came(engine, user))),
-            Some(false) => drop(self.inner.runtime.spawn(presence::went(engine, user))),
+        match self.inner.hub.change(user, set) {
+            Some(true) => presence::came(&self.inner, user.clone()),
+            Some(false) => presence::went(&self.inner, user.clone()),
             None => {}
         }
     }

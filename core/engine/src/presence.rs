@@ -30,18 +30,22 @@ pub(crate) struct Presence {
 }
 
 /// The user has its first connection.
-pub(crate) async fn came(engine: Arc<Inner>, user: UserId) {
-    tell(&engine, &user, true, None).await;
+pub(crate) fn came(engine: &Arc<Inner>, user: UserId) {
+    let inner = engine.clone();
+    engine.runtime.spawn(async move { tell(&inner, &user, true, None).await });
 }
 
 /// The user's last connection is gone.
-pub(crate) async fn went(engine: Arc<Inner>, user: UserId) {
+pub(crate) fn went(engine: &Arc<Inner>, user: UserId) {
     let seen = engine.clock.now();
     engine.presence.unsaved.lock().insert(user.clone(), seen);
-    tokio::time::sleep(GRACE).await;
-    if !engine.hub.online(&user) {
-        tell(&engine, &user, false, Some(seen)).await;
-    }
+    let inner = engine.clone();
+    engine.runtime.spawn(async move {
+        tokio::time::sleep(GRACE).await;
+        if !inner.hub.online(&user) {
+            tell(&inner, &user, false, Some(seen)).await;
+        }
+    });
 }
 
 /// Tells everybody who has joined a conversation with the user.
@@ -112,15 +116,21 @@ pub(crate) async fn last_seen(engine: &Inner, user: &UserId) -> Option<Millis> {
 
 /// Saves what was not saved yet.
 pub(crate) async fn save(engine: &Inner) {
-    let unsaved: Vec<(UserId, Millis)> = engine.presence.unsaved.lock().drain().collect();
+    let unsaved: Vec<(UserId, Millis)> = {
+        let unsaved = engine.presence.unsaved.lock();
+        unsaved.iter().map(|(user, seen)| (user.clone(), *seen)).collect()
+    };
     if unsaved.is_empty() {
         return;
     }
     if let Err(error) = engine.store.save_last_seen(unsaved.clone()).await {
         tracing::warn!(%error, "cannot save when users were last seen; it is tried again");
-        let mut again = engine.presence.unsaved.lock();
-        for (user, seen) in unsaved {
-            again.entry(user).or_insert(seen);
+        return;
+    }
+    let mut still = engine.presence.unsaved.lock();
+    for (user, saved) in unsaved {
+        if still.get(&user) == Some(&saved) {
+            still.remove(&user);
         }
     }
 }

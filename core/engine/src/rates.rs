@@ -96,7 +96,8 @@ impl Rates {
             reset: refilled_in(self.burst - tokens),
         }];
         if self.per_hour > 0 {
-            let hour = budget.map(|budget| budget.hour).filter(|(since, _)| now.duration_since(*since) < HOUR);
+            let begun = |(since, used): &(Instant, u32)| *used > 0 && now.duration_since(*since) < HOUR;
+            let hour = budget.map(|budget| budget.hour).filter(begun);
             left.push(Quota {
                 policy: "user-hour",
                 quota: self.per_hour,

@@ -50,7 +50,7 @@ async fn a_list_shows_what_is_not_yet_durable() {
         send(id, "one"),
         send(id, "two"),
         call(id, "list", "null"),
-        call(id, "list", &(old.seq + 2).to_string()),
+        call(id, "list", &(old.seq + 3).to_string()),
     ];
     let mut answers: Vec<_> = commands.into_iter().map(|command| world.submit("ann", None, command)).collect();
     let mut lists = Vec::new();

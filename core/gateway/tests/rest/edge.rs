@@ -192,13 +192,14 @@ async fn answers_say_what_is_left_of_the_users_rate() {
     let one = block().await;
     assert_eq!(
         fields(&one),
-        (policy.to_owned(), "\"user\";r=2;t=1, \"user-hour\";r=99;t=3600".to_owned())
+        (policy.to_owned(), "\"user\";r=2;t=1, \"user-hour\";r=100;t=0".to_owned()),
+        "the hour is one of messages"
     );
-    block().await;
-    block().await;
+    let direct = api.direct("ann", "cid").await;
+    api.say("ann", &direct, "hi").await;
     let refused = block().await;
     assert!(
-        fields(&refused).1.starts_with("\"user\";r=0;t=3, \"user-hour\";r=97;"),
+        fields(&refused).1.starts_with("\"user\";r=0;t=3, \"user-hour\";r=99;"),
         "{:?}",
         fields(&refused)
     );
