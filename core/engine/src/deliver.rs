@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_model::{Address, CommandId, Content, ConversationId, Entry, ErrorCode, Event, MessageId, PluginId, UserId};
+use haggle_model::{Address, CommandId, Content, ConversationId, Entry, ErrorCode, Event, PluginId, UserId};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -26,8 +26,8 @@ async fn wait(answer: oneshot::Receiver<Result<Outcome, Refusal>>) -> Result<Out
     answer.await.map_err(|_| unavailable())?
 }
 
-/// An event of a personal conversation.
-pub(crate) async fn personal(engine: &Arc<Inner>, to: &Address, event: Event, id: CommandId) -> Result<(), Refusal> {
+/// An event of a personal conversation, because of something in the conversation `from`.
+pub(crate) async fn personal(engine: &Arc<Inner>, to: &Address, event: Event, from: ConversationId, id: CommandId) -> Result<(), Refusal> {
     let (reply, answer) = channel();
     let conversation = engine.warmed(to).await?;
     engine.enter(
@@ -36,6 +36,7 @@ pub(crate) async fn personal(engine: &Arc<Inner>, to: &Address, event: Event, id
         PersonalWork {
             to: to.clone(),
             event,
+            from,
             id,
             reply,
         },
@@ -46,19 +47,20 @@ pub(crate) async fn personal(engine: &Arc<Inner>, to: &Address, event: Event, id
 struct PersonalWork {
     to: Address,
     event: Event,
+    from: ConversationId,
     id: CommandId,
     reply: Reply,
 }
 
 impl Work for PersonalWork {
     async fn run(self, turn: Turn) {
-        let PersonalWork { to, event, id, reply } = self;
+        let PersonalWork { to, event, from, id, reply } = self;
         match answered(&turn, id, 0).await {
             Ok(None) => {}
             Ok(Some(outcome)) => return turn.conversation.answer(reply, Ok(outcome)),
             Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
         }
-        match is_muted(&turn, &to, &event).await {
+        match is_muted(&turn, &to, &event, from).await {
             Ok(false) => {}
             Ok(true) => {
                 return turn
@@ -79,14 +81,12 @@ impl Work for PersonalWork {
     }
 }
 
-/// A notification about a message of a conversation from which its user wants none now.
-async fn is_muted(turn: &Turn, to: &Address, event: &Event) -> Result<bool, Refusal> {
+/// A notification from a conversation from which its user wants none now: the one of its message, or where it was made.
+async fn is_muted(turn: &Turn, to: &Address, event: &Event, from: ConversationId) -> Result<bool, Refusal> {
     let (Address::Personal(user), Event::Notified(notification)) = (to, event) else {
         return Ok(false);
     };
-    let Some(MessageId { conversation, .. }) = notification.message else {
-        return Ok(false);
-    };
+    let conversation = notification.message.map_or(from, |message| message.conversation);
     let until = match turn.conversation.with_state(|state| state.staged_mute(conversation)) {
         Some(until) => until,
         None => turn.engine.store.personal(user, conversation).await?.muted_until,

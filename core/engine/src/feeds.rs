@@ -448,7 +448,7 @@ async fn deliver_item(engine: &Arc<Inner>, shard: Shard, pos: Pos, index: u32, e
         Outgoing::Kv(_) | Outgoing::Add { .. } | Outgoing::Keep { .. } | Outgoing::Release { .. } => {
             crate::global_kv::deliver(engine, &item.to, &item.what, id).await
         }
-        Outgoing::Personal(event) => deliver::personal(engine, &item.to, event.clone(), id).await,
+        Outgoing::Personal(event) => deliver::personal(engine, &item.to, event.clone(), entry.conversation, id).await,
         Outgoing::Message { sender, content, command } => deliver::message(engine, &item.to, sender, content, *command, item.origin.clone()).await,
         Outgoing::Conversation { participants, name, state } => {
             deliver::conversation(

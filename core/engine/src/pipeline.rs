@@ -23,6 +23,8 @@ use crate::{
     transaction::{Item, Stamp, Transaction},
 };
 
+/// Where the last message of a conversation is looked for.
+const LAST_MESSAGE_AMONG: usize = 20;
 /// Bytes of a message's kind.
 const KIND_BYTES_MAX: usize = 64;
 
@@ -1167,9 +1169,18 @@ async fn update_conversation(context: &Context<'_>, update: &ConversationUpdate)
         };
     }
     check_update(context.engine(), &update)?;
-    context
-        .join(Transaction::of(Item::new(&context.actor().user, Event::ConversationUpdated(update))))
-        .await
+    let item = Item::new(&context.actor().user, Event::ConversationUpdated(update));
+    let item = match last_message(context).await? {
+        Some(last) => item.changing(last),
+        None => item,
+    };
+    context.join(Transaction::of(item)).await
+}
+
+/// The newest countable message that is not deleted, among the newest few.
+async fn last_message(context: &Context<'_>) -> Result<Option<MessageRow>, Refusal> {
+    let newest = scope::present_messages(context.engine(), &context.turn.conversation, None, LAST_MESSAGE_AMONG).await?;
+    Ok(newest.into_iter().find(|row| row.content.countable && row.deleted_at.is_none()))
 }
 
 async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Result<Decided, Refusal> {

@@ -1142,7 +1142,12 @@ pub(crate) async fn present_message(engine: &Inner, conversation: &Conversation,
 }
 
 /// A page of messages with everything staged, newest first.
-async fn present_messages(engine: &Inner, conversation: &Conversation, before: Option<Seq>, limit: usize) -> Result<Vec<MessageRow>, StoreError> {
+pub(crate) async fn present_messages(
+    engine: &Inner,
+    conversation: &Conversation,
+    before: Option<Seq>,
+    limit: usize,
+) -> Result<Vec<MessageRow>, StoreError> {
     // First what is staged: what becomes durable meanwhile is then found twice, not never.
     let mut rows = conversation.with_state(State::staged_messages);
     rows.retain(|row| before.is_none_or(|before| row.id.seq < before));

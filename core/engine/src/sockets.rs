@@ -204,7 +204,11 @@ impl CoreEvent {
             kind: entry.event.name().to_owned(),
             seq: entry.seq,
             at: entry.at,
-            message: published.message().cloned().map(|row| (op, row)),
+            message: published
+                .message()
+                .filter(|row| entry.event.message_seq(entry.seq) == Some(row.id.seq))
+                .cloned()
+                .map(|row| (op, row)),
             ..self
         };
         let reaction = |target: Seq, user: &UserId, emoji: Option<&String>| ReactionChange {

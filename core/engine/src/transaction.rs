@@ -16,7 +16,7 @@ pub(crate) struct Item {
     pub origin: Vec<PluginId>,
     /// The id that a message of a plugin gets; the main item has the transaction's.
     pub command: Option<CommandId>,
-    /// Of a change of a message: the message before it.
+    /// Of a change of a message: the message before it. Of a conversation's: its last message, with which clients show it.
     pub before: Option<Box<MessageRow>>,
 }
 

@@ -148,8 +148,8 @@ async fn nothing_is_notified_from_a_muted_conversation_until_the_mute_ends() {
         let After::Message { message, .. } = event else { return Ok(()) };
         let notification = Notification {
             topic: "message".into(),
+            message: (message.content.text != "muted too").then_some(message.id),
             title: message.content.text,
-            message: Some(message.id),
             ..Notification::default()
         };
         host.notify("bob".into(), notification).map_err(|error| error.to_string())
@@ -166,6 +166,7 @@ async fn nothing_is_notified_from_a_muted_conversation_until_the_mute_ends() {
     assert_eq!(titles().await, ["one"]);
     world.run("bob", mute(Some(START + HOUR))).await.unwrap();
     world.send("ann", quiet, "muted").await.unwrap();
+    world.send("ann", quiet, "muted too").await.unwrap();
     world.send("cid", loud, "two").await.unwrap();
     assert_eq!(titles().await, ["one", "two"]);
     world.clock.advance(HOUR);

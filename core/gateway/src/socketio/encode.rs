@@ -342,13 +342,22 @@ fn event(out: &mut Vec<u8>, to: To<'_>, published: &Published) {
 }
 
 /// What is not about a message still has a seq, which a client must see to know that it misses nothing. It has a name of its own,
-/// since a `conversation_updated` always brings a last message, by which clients show a conversation in their lists.
+/// since a `conversation_updated` always brings a last message, by which clients show a conversation in their lists: as a new
+/// name or picture does, where there is a message.
 fn other_event(out: &mut Vec<u8>, to: To<'_>, view: EventView<'_>) {
     if let Event::Custom { name, payload } = view.event {
         return emit(out, to, name, |out| custom_payload(out, view, payload));
     }
-    emit(out, to, "conversation_event", |out| {
-        put!(out, r#"{{"conversationId":"{}","event":"#, view.conversation);
+    let last = view.message.filter(|_| matches!(view.event, Event::ConversationUpdated(_)));
+    let name = if last.is_some() { "conversation_updated" } else { "conversation_event" };
+    emit(out, to, name, |out| {
+        put!(out, r#"{{"conversationId":"{}","#, view.conversation);
+        if let Some(last) = last {
+            out.extend_from_slice(br#""lastMessage":"#);
+            json(out, preview(&last.content.text));
+            put!(out, r#","lastMessageAt":"{}","#, Time(last.created_at));
+        }
+        out.extend_from_slice(br#""event":"#);
         json(out, view.event.name());
         out.extend_from_slice(br#","data":"#);
         json(out, &EventData(view));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use haggle_engine::Command;
-use haggle_model::Role;
+use haggle_model::{ConversationUpdate, Role};
 use serde_json::json;
 
 use crate::client::{Server, token, token_for};
@@ -240,7 +240,22 @@ async fn who_is_added_later_is_shown_the_conversation() {
     for socket in [&mut bob, &mut carl] {
         let updated = socket.event("conversation_updated").await;
         assert!(updated["lastMessage"] == "hi" && updated["lastMessageAt"].is_string(), "{updated}");
+        assert_eq!(updated.get("event"), None);
     }
+    let update = ConversationUpdate {
+        name: Some("Four".into()),
+        ..ConversationUpdate::default()
+    };
+    let seq = server.run("ann", Command::UpdateConversation { conversation, update }).await.seq;
+    let updated = bob.event("conversation_updated").await;
+    assert!(
+        updated["lastMessage"] == "hi" && updated["lastMessageAt"].is_string(),
+        "its list goes on showing it: {updated}"
+    );
+    assert_eq!(
+        (&updated["event"], &updated["data"]["groupName"], &updated["seq"]),
+        (&json!("conversation.updated"), &json!("Four"), &json!(seq))
+    );
 }
 
 #[tokio::test]
