@@ -1,9 +1,8 @@
 //! What clients ask: one closed set for every transport.
 
-use std::collections::BTreeMap;
+use std::fmt;
 
 use haggle_model::{Address, ConversationId, ConversationUpdate, MessageId, Millis, Profile, Role, Seq, UserId};
-use serde_json::value::RawValue;
 
 use crate::{Actor, Refusal};
 
@@ -128,8 +127,8 @@ pub struct ProfilePatch {
     pub roles: Option<Vec<String>>,
     /// The whole new attributes: one JSON object as text.
     pub attributes: Option<String>,
-    /// Changes of single attributes, after those: JSON as text, or `None` to remove one.
-    pub attribute_changes: BTreeMap<String, Option<String>>,
+    /// Changes of single attributes, after those.
+    pub attribute_changes: Option<AttributeChanges>,
     /// The whole new preferences: one JSON object as text.
     pub preferences: Option<String>,
 }
@@ -142,36 +141,36 @@ impl ProfilePatch {
             name: self.name.or(old.name),
             avatar: self.avatar.or(old.avatar),
             roles: self.roles.unwrap_or(old.roles),
-            attributes: changed(attributes, &self.attribute_changes),
+            attributes: match self.attribute_changes {
+                Some(changes) => Some((changes.apply)(attributes.as_deref(), &changes.sent)),
+                None => attributes,
+            },
             preferences: self.preferences.or(old.preferences),
         }
     }
 }
 
-/// A JSON object after changes of single members; what is no object counts as an empty one.
-fn changed(object: Option<String>, changes: &BTreeMap<String, Option<String>>) -> Option<String> {
-    if changes.is_empty() {
-        return object;
+/// Changes of single attributes. They are JSON, which the engine does not read: who sends them says how they are applied.
+#[derive(Clone)]
+pub struct AttributeChanges {
+    /// What was sent: by this a retry is known.
+    pub sent: String,
+    /// The whole attributes after what was sent, one JSON object as text; from those before, if there were any.
+    pub apply: fn(before: Option<&str>, sent: &str) -> String,
+}
+
+impl PartialEq for AttributeChanges {
+    fn eq(&self, other: &AttributeChanges) -> bool {
+        self.sent == other.sent
     }
-    let old: BTreeMap<String, &RawValue> = object.as_deref().and_then(|old| serde_json::from_str(old).ok()).unwrap_or_default();
-    let mut members: BTreeMap<&str, &str> = old.iter().map(|(name, value)| (name.as_str(), value.get())).collect();
-    for (name, value) in changes {
-        match value {
-            Some(value) => drop(members.insert(name, value)),
-            None => drop(members.remove(name.as_str())),
-        }
+}
+
+impl Eq for AttributeChanges {}
+
+impl fmt::Debug for AttributeChanges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sent.fmt(f)
     }
-    let mut text = String::from("{");
-    for (name, value) in members {
-        if text.len() > 1 {
-            text.push(',');
-        }
-        text.push_str(&serde_json::to_string(name).expect("a string has a JSON form"));
-        text.push(':');
-        text.push_str(value);
-    }
-    text.push('}');
-    Some(text)
 }
 
 /// What is asked.
@@ -345,31 +344,4 @@ pub type Reply = Box<dyn FnOnce(Result<Outcome, Refusal>) + Send>;
 /// A conversation's address as a client may name it.
 pub fn context_address(owner: &str, context_type: &str, context_id: &str) -> Address {
     Address::Context(owner.into(), context_type.into(), context_id.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(object: Option<&str>, changes: &[(&str, Option<&str>)], expect: &str) {
-        let changes = changes
-            .iter()
-            .map(|(name, value)| (name.to_string(), value.map(str::to_string)))
-            .collect();
-        assert_eq!(changed(object.map(str::to_string), &changes).as_deref(), Some(expect));
-    }
-
-    #[test]
-    fn single_attributes_change_and_others_stay_as_they_were_written() {
-        check(None, &[("a", Some("1"))], r#"{"a":1}"#);
-        check(
-            Some(r#"{"b": {"x": 1.50}, "a": "t"}"#),
-            &[("c", Some("[]")), ("a", None)],
-            r#"{"b":{"x": 1.50},"c":[]}"#,
-        );
-        check(Some(r#"{"a":1}"#), &[("a", Some("2")), ("none", None)], r#"{"a":2}"#);
-        check(Some("no object"), &[("\"", Some("null"))], r#"{"\"":null}"#);
-        assert_eq!(changed(Some("as it was".into()), &BTreeMap::new()).as_deref(), Some("as it was"));
-    }
 }

@@ -131,11 +131,8 @@ impl Parts {
         for role in roles.iter().flatten() {
             self.put(role);
         }
-        self.text(attributes.as_ref()).number(attribute_changes.len() as u32);
-        for (name, value) in attribute_changes {
-            self.put(name).text(value.as_ref());
-        }
-        self.text(preferences.as_ref())
+        let changes = attribute_changes.as_ref().map(|changes| &changes.sent);
+        self.text(attributes.as_ref()).text(changes).text(preferences.as_ref())
     }
 }
 
@@ -146,7 +143,7 @@ mod tests {
     use haggle_model::{ConversationId, MessageId, Role};
 
     use super::*;
-    use crate::{NewMessage, To};
+    use crate::{AttributeChanges, NewMessage, To};
 
     const C: ConversationId = ConversationId(5);
 
@@ -175,11 +172,14 @@ mod tests {
             name: text("new"),
             ..ConversationUpdate::default()
         };
-        let changes = BTreeMap::from([("a".to_owned(), text("1")), ("b".to_owned(), None)]);
+        let changes = AttributeChanges {
+            sent: r#"{"a":1}"#.into(),
+            apply: |_, sent| sent.into(),
+        };
         let patch = ProfilePatch {
             name: text("Ann"),
             roles: Some(vec!["provider".into()]),
-            attribute_changes: changes,
+            attribute_changes: Some(changes),
             ..ProfilePatch::default()
         };
         let send = |to| Command::Send {
@@ -342,8 +342,8 @@ mod tests {
         ("hide", 0x0e1d31f87bdc5091),
         ("hide a message", 0xb1e8721730fe254c),
         ("mute", 0xc99fb34bd0065a24),
-        ("profile", 0x2a603201a6bf450a),
-        ("profile unchanged", 0x2a6185a2b8a71a93),
+        ("profile", 0x1ac2c159ea197664),
+        ("profile unchanged", 0x53ffb61f9bf82572),
         ("read one", 0xc14ab950b7851462),
         ("read all", 0x160cd8ba0d623dc3),
     ];

@@ -137,7 +137,7 @@ impl Published {
         Published { entry, kind, message }
     }
 
-    /// For events about a message: its state after this event.
+    /// For events about a message: its state after this event. For a changed conversation: its last message, where it is known.
     pub fn message(&self) -> Option<&MessageRow> {
         self.message.get_or_init(|| message_created(&self.entry).map(Arc::new)).as_deref()
     }

@@ -43,7 +43,9 @@ mod warm;
 
 pub use actor::Actor;
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use command::{BUILT_IN_KINDS, Command, NewConversation, NewMessage, Outcome, ProfilePatch, Reply, Request, To, context_address};
+pub use command::{
+    AttributeChanges, BUILT_IN_KINDS, Command, NewConversation, NewMessage, Outcome, ProfilePatch, Reply, Request, To, context_address,
+};
 pub use engine::{Engine, EngineOptions, Head, Health};
 pub use hub::{ENCODINGS, Edge, Hub, Published, Push, Subscriber, What};
 pub(crate) use inner::Inner;

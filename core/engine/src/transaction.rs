@@ -94,7 +94,7 @@ impl Transaction {
 #[derive(Clone, Debug)]
 pub(crate) struct StagedEntry {
     pub entry: Arc<Entry>,
-    /// For events about a message: its state after the event.
+    /// For events about a message: its state after the event. Of a conversation's change: its last message.
     pub message: Option<Arc<MessageRow>>,
 }
 

@@ -224,8 +224,6 @@ impl FromRequestParts<Arc<Gateway>> for CommandName {
     }
 }
 
-/// A user's id from a body or path.
-
 /// Parameters after the `?`.
 pub struct Params<T>(pub T);
 

@@ -6,7 +6,7 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use haggle_engine::{Command, ProfilePatch};
+use haggle_engine::{AttributeChanges, Command, ProfilePatch};
 use haggle_model::{ErrorCode, MessageId, Millis, UserId};
 use haggle_store::{NotificationRow, UserRow};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,7 @@ pub struct PatchBody<'a> {
 pub async fn patch_me(State(gateway): State<Arc<Gateway>>, caller: Caller, body: JsonBytes) -> Answer {
     let body: PatchBody<'_> = body.parse()?;
     check_profile(body.name.as_deref(), body.avatar.as_deref())?;
-    let attribute_changes = attribute_changes(&gateway, body.attributes.unwrap_or_default())?;
+    let attribute_changes = body.attributes.map(|changes| attribute_changes(&gateway, &changes)).transpose()?;
     let preferences = object("/preferences", body.preferences)?;
     let patch = ProfilePatch {
         name: body.name,
@@ -129,22 +129,34 @@ fn check_profile(name: Option<&str>, avatar: Option<&str>) -> Result<(), Problem
 }
 
 /// Changes of the own attributes, every one of which must be the user's own to make.
-fn attribute_changes(gateway: &Gateway, changes: BTreeMap<String, &RawValue>) -> Result<BTreeMap<String, Option<String>>, Problem> {
+fn attribute_changes(gateway: &Gateway, changes: &BTreeMap<String, &RawValue>) -> Result<AttributeChanges, Problem> {
     let editable = &gateway.settings.users.self_editable;
-    let change = |(name, value): (String, &RawValue)| {
-        if !editable.contains(&name) {
+    for (name, value) in changes {
+        if !editable.contains(name) {
             return Err(Problem::new(
                 ErrorCode::Forbidden,
                 format!("the attribute {name:?} is not in users.self_editable"),
             ));
         }
-        if value.get() == "null" {
-            return Ok((name, None));
-        }
         check_json(&format!("/attributes/{name}"), value.get())?;
-        Ok((name, Some(value.get().to_owned())))
-    };
-    changes.into_iter().map(change).collect()
+    }
+    Ok(AttributeChanges {
+        sent: serde_json::to_string(changes).expect("text keys"),
+        apply: changed,
+    })
+}
+
+/// Attributes after changes: `null` removes one. What is no object counts as an empty one.
+fn changed(before: Option<&str>, changes: &str) -> String {
+    let members = |object| serde_json::from_str::<BTreeMap<String, &RawValue>>(object).unwrap_or_default();
+    let mut all = members(before.unwrap_or_default());
+    for (name, value) in members(changes) {
+        match value.get() {
+            "null" => drop(all.remove(&name)),
+            _ => drop(all.insert(name, value)),
+        }
+    }
+    serde_json::to_string(&all).expect("text keys")
 }
 
 /// A whole profile, for administrators and services.
@@ -182,7 +194,7 @@ impl PutBody<'_> {
             avatar: Some(self.avatar.unwrap_or_default()),
             roles: Some(roles),
             attributes: Some(object("/attributes", self.attributes)?.unwrap_or_else(|| "{}".into())),
-            attribute_changes: BTreeMap::new(),
+            attribute_changes: None,
             preferences: object("/preferences", self.preferences)?,
         })
     }
@@ -360,4 +372,25 @@ pub async fn read_all_notifications(State(gateway): State<Arc<Gateway>>, caller:
 #[utoipa::path(get, operation_id = "getUnreadNotificationCount", path = "/api/notifications/unread-count", tag = "notifications", responses((status = 200, body = UnreadCount), Problems))]
 pub async fn unread_notifications(State(gateway): State<Arc<Gateway>>, caller: Caller) -> Answer {
     Ok(unread_count(gateway.engine.store().notifications_unread(caller.user()).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_attributes_change_and_others_stay_as_they_were_written() {
+        for (before, changes, expect) in [
+            (None, r#"{"a":1}"#, r#"{"a":1}"#),
+            (
+                Some(r#"{"b": {"x": 1.50}, "a": "t"}"#),
+                r#"{"c":[],"a":null}"#,
+                r#"{"b":{"x": 1.50},"c":[]}"#,
+            ),
+            (Some(r#"{"a":1}"#), r#"{"a":2,"none":null}"#, r#"{"a":2}"#),
+            (Some("no object"), r#"{"\"":true}"#, r#"{"\"":true}"#),
+        ] {
+            assert_eq!(changed(before, changes), expect);
+        }
+    }
 }
