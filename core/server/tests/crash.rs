@@ -50,8 +50,8 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
         }
     }
     starts.sort_unstable();
-    // All but one, which may meet a busy machine.
-    assert!(starts[ROUNDS - 2] < SERVING_MAX, "serving again after {starts:?}");
+    println!("serving again after {:?} to {:?}", starts[0], starts[ROUNDS - 1]);
+    assert!(starts[ROUNDS - 1] < SERVING_MAX, "serving again after {starts:?}");
     let server = world.start().await;
     let acked = acked.lock().unwrap().clone();
     let stored = check(&server, &acked).await;
