@@ -4,24 +4,37 @@ mod support;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use haggle_example_client::{Rest, Server, Socket};
 use serde_json::json;
 use support::{World, direct, rest};
+use tokio::sync::Barrier;
 
 const ROUNDS: usize = 20;
-const WRITERS: usize = 16;
+/// Connections, each with a conversation of its own and one message under way.
+const WRITERS: usize = 200;
 /// How long a start may take until it serves.
 const SERVING_MAX: Duration = Duration::from_secs(2);
+/// How long the writers of a round may take to connect.
+const CONNECTED_MAX: Duration = Duration::from_secs(60);
 
 /// How long the after-hooks may take to catch up after the last start.
 const HOOKS_DONE_MAX: Duration = Duration::from_secs(120);
 
-/// What writers know: acknowledged client id -> (message id, seq), per conversation.
-type Acked = Arc<Mutex<HashMap<String, HashMap<String, (String, u64)>>>>;
+/// What a writer knows: acknowledged client id -> (message id, seq).
+type Acked = HashMap<String, (String, u64)>;
+
+/// A client that sends one message after the other, and what it was told.
+#[derive(Clone)]
+struct Writer {
+    name: String,
+    token: String,
+    conversation: String,
+    acked: Acked,
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_by_twenty_kills() {
@@ -31,36 +44,58 @@ async fn nothing_acknowledged_is_lost_by_twenty_kills() {
     };
     // Its after-hook notifies the reader of every message: the effect that must be there once.
     support::copy_plugin("marketplace-notifications", &world.plugins);
-    let acked = Acked::default();
+    let mut writers = begin(&world).await;
     let mut starts = Vec::new();
     for round in 0..ROUNDS {
         let started = Instant::now();
         let server = world.start().await;
         starts.push(started.elapsed());
-        let mut writers = Vec::new();
-        for writer in 0..WRITERS {
-            let (server_at, token) = (server.clients.clone(), server.token(&format!("writer-{writer}"), &[]).await.unwrap());
-            writers.push(tokio::spawn(write(server_at, token, round, writer, acked.clone())));
-        }
-        // Different moments in each round; the load runs meanwhile.
-        tokio::time::sleep(Duration::from_millis(120 + 37 * round as u64)).await;
+        let connected = Arc::new(Barrier::new(WRITERS + 1));
+        let load: Vec<_> = writers
+            .into_iter()
+            .map(|writer| tokio::spawn(writer.write(server.clients.clone(), round, connected.clone())))
+            .collect();
+        tokio::time::timeout(CONNECTED_MAX, connected.wait()).await.expect("all connect");
+        // Different moments in each round, the first ones before anything can be acknowledged.
+        tokio::time::sleep(Duration::from_millis(23 * round as u64)).await;
         server.kill().await.unwrap();
-        for writer in writers {
-            writer.await.unwrap();
+        writers = Vec::new();
+        for writer in load {
+            writers.push(writer.await.unwrap());
         }
     }
     starts.sort_unstable();
-    println!("serving again after {:?} to {:?}", starts[0], starts[ROUNDS - 1]);
+    let total: usize = writers.iter().map(|writer| writer.acked.len()).sum();
+    println!(
+        "{total} messages acknowledged; serving again after {:?} to {:?}",
+        starts[0],
+        starts[ROUNDS - 1]
+    );
     assert!(starts[ROUNDS - 1] < SERVING_MAX, "serving again after {starts:?}");
-    let server = world.start().await;
-    let acked = acked.lock().unwrap().clone();
-    let stored = check(&server, &acked).await;
-    let total: usize = acked.values().map(HashMap::len).sum();
     assert!(total > ROUNDS * WRITERS, "there was load: {total} messages acknowledged");
-    for (writer, messages) in stored {
-        let reader = format!("reader-{writer}");
-        told_once(&server, &reader, &messages).await;
+    let server = world.start().await;
+    for writer in &writers {
+        let stored = writer.check(&server).await;
+        told_once(&server, &writer.reader(), &stored).await;
     }
+}
+
+/// Makes the writers and their conversations. The kill that follows is the first one.
+async fn begin(world: &World) -> Vec<Writer> {
+    let server = world.start().await;
+    let mut writers = Vec::new();
+    for index in 0..WRITERS {
+        let mut writer = Writer {
+            name: format!("writer-{index}"),
+            token: server.token(&format!("writer-{index}"), &[]).await.unwrap(),
+            conversation: String::new(),
+            acked: Acked::new(),
+        };
+        writer.conversation = direct(&Rest::new(&server.clients, Some(&writer.token)), &writer.reader()).await;
+        writers.push(writer);
+    }
+    server.kill().await.unwrap();
+    writers
 }
 
 /// The after-hooks of all these messages are complete in the end, each with one effect: one notification in the reader's log.
@@ -90,63 +125,53 @@ async fn told_once(server: &Server, reader: &str, messages: &[String]) {
     }
 }
 
-/// Sends one message after the other until the server is gone, and repeats the one whose answer never came in the next round.
-async fn write(address: String, token: String, round: usize, writer: usize, acked: Acked) {
-    let rest = Rest::new(&address, Some(&token));
-    let Ok(answer) = rest
-        .post(
-            "/api/conversations",
-            json!({"participants": [format!("reader-{writer}")], "type": "direct"}),
-        )
-        .await
-    else {
-        return;
-    };
-    let conversation = answer.body["id"].as_str().unwrap_or_default().to_owned();
-    let Ok(mut socket) = Socket::connect(&address, &token, json!({})).await else {
-        return;
-    };
-    for n in 0.. {
-        // The first id of a round is one of the round before: most likely acknowledged, perhaps not.
-        let key = if n == 0 && round > 0 {
-            format!("{writer}-{}-1", round - 1)
-        } else {
-            format!("{writer}-{round}-{n}")
-        };
-        let send = json!({"t": "send", "c": conversation, "k": key, "n": "text", "d": {"content": format!("message {key}")}});
-        let Ok(ack) = socket.request(send).await else { return };
-        let said = (ack["mid"].as_str().unwrap().to_owned(), ack["s"].as_u64().unwrap());
-        let mut acked = acked.lock().unwrap();
-        let before = acked.entry(conversation.clone()).or_default().insert(key.clone(), said.clone());
-        assert!(before.is_none_or(|before| before == said), "{key}: a retry got another answer");
+impl Writer {
+    fn reader(&self) -> String {
+        self.name.replace("writer", "reader")
     }
-}
 
-/// Compares the history with what was acknowledged; the ids of all stored messages, acknowledged or not, by writer.
-async fn check(server: &Server, acked: &HashMap<String, HashMap<String, (String, u64)>>) -> HashMap<String, Vec<String>> {
-    let mut stored = HashMap::new();
-    for (conversation, messages) in acked {
-        let writer = messages.keys().next().unwrap().split('-').next().unwrap().to_owned();
+    /// Sends one message after the other until the server is gone, and repeats in the next round what may not have been answered.
+    async fn write(mut self, server: String, round: usize, connected: Arc<Barrier>) -> Writer {
+        let mut socket = Socket::connect(&server, &self.token, json!({})).await.expect("the server serves");
+        connected.wait().await;
+        for n in 0.. {
+            // The first id of a round is one of the round before: most likely acknowledged, perhaps not.
+            let key = if n == 0 && round > 0 {
+                format!("{}-1", round - 1)
+            } else {
+                format!("{round}-{n}")
+            };
+            let send = json!({"t": "send", "c": self.conversation, "k": key, "n": "text", "d": {"content": format!("message {key}")}});
+            let Ok(ack) = socket.request(send).await else { break };
+            let said = (ack["mid"].as_str().unwrap().to_owned(), ack["s"].as_u64().unwrap());
+            let before = self.acked.insert(key.clone(), said.clone());
+            assert!(before.is_none_or(|before| before == said), "{key}: a retry got another answer");
+        }
+        self
+    }
+
+    /// Compares the history with what was acknowledged; the ids of all stored messages, acknowledged or not.
+    async fn check(&self, server: &Server) -> Vec<String> {
         let mut seen: HashMap<String, usize> = HashMap::new();
         let mut ids = Vec::new();
-        let history = support::events(&rest(server, &format!("writer-{writer}")).await, conversation).await;
+        let client = Rest::new(&server.clients, Some(&self.token));
+        let history = support::events(&client, &self.conversation).await;
         for (index, event) in history.iter().enumerate() {
             assert_eq!(event["seq"], index as u64 + 1, "dense");
             if event["name"] == "message.created" {
                 let text = |name: &str| event["data"][name].as_str().unwrap().to_owned();
                 let (id, key) = (text("id"), text("content").trim_start_matches("message ").to_owned());
                 let here = (id.clone(), index as u64 + 1);
-                assert!(messages.get(&key).is_none_or(|acked| *acked == here), "{key} moved");
+                assert!(self.acked.get(&key).is_none_or(|acked| *acked == here), "{key} moved");
                 *seen.entry(key).or_default() += 1;
                 ids.push(id);
             }
         }
-        for key in messages.keys() {
-            assert_eq!(seen.get(key), Some(&1), "{key} is there exactly once");
+        for key in self.acked.keys() {
+            assert_eq!(seen.get(key), Some(&1), "{}: {key} is there exactly once", self.name);
         }
-        stored.insert(writer, ids);
+        ids
     }
-    stored
 }
 
 #[tokio::test]
