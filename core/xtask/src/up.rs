@@ -53,8 +53,9 @@ pub fn run(args: &[String]) -> Result<()> {
 fn build_server(release: bool) -> Result<PathBuf> {
     step("building the server", || {
         let mut build = cargo();
-        // Only the server, but with the features of the whole workspace: so what it builds on is that of the tests.
-        build.args(["build", "--locked", "--workspace", "--bin", "haggle"]);
+        // Only the server, but with the features that its dependencies have in the tests, so that each is compiled once: those of
+        // the whole workspace, and with a test among the targets also those that tests ask for. The smallest one is our own.
+        build.args(["build", "--locked", "--workspace", "--bin", "haggle", "--test", "up"]);
         if release {
             build.arg("--release");
         }
