@@ -64,6 +64,17 @@ struct Pending {
     kv: Vec<(Pos, Arc<Entry>)>,
 }
 
+/// The conversations whose entries alone decide an answer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum About {
+    /// Any of them.
+    All,
+    /// This one.
+    Of(ConversationId),
+    /// These two.
+    OfBoth(ConversationId, ConversationId),
+}
+
 /// What the queue says of a plugin's key.
 pub(super) enum QueuedKv {
     /// Its last change is not in the views yet.
@@ -174,7 +185,7 @@ impl Backlog {
     }
 
     /// Waits until what was committed by now, of one conversation or of all, is in the views.
-    pub(super) fn wait_applied(&self, of: Option<ConversationId>) -> Result<(), StoreError> {
+    pub(super) fn wait_applied(&self, of: About) -> Result<(), StoreError> {
         let mut state = self.state.lock();
         let target = state.needed(of);
         while state.applied < target {
@@ -194,7 +205,7 @@ impl Backlog {
     }
 
     /// There is nothing to wait for.
-    pub(super) fn is_applied(&self, of: Option<ConversationId>) -> bool {
+    pub(super) fn is_applied(&self, of: About) -> bool {
         let state = self.state.lock();
         state.applied >= state.needed(of)
     }
@@ -278,10 +289,15 @@ impl Backlog {
 impl State {
     /// How far the views must go for a read. Where nothing is missing that is where they are: a rebuild that begins now makes
     /// them fall back.
-    fn needed(&self, of: Option<ConversationId>) -> Pos {
+    fn needed(&self, of: About) -> Pos {
+        if self.catching_up {
+            return self.committed;
+        }
+        let last = |id| self.pending.get(&id).map_or(self.applied, |pending| pending.last);
         match of {
-            Some(id) if !self.catching_up => self.pending.get(&id).map_or(self.applied, |pending| pending.last),
-            _ => self.committed,
+            About::All => self.committed,
+            About::Of(id) => last(id),
+            About::OfBoth(one, other) => last(one).max(last(other)),
         }
     }
 

@@ -9,6 +9,7 @@ use rusqlite::Connection;
 
 use super::{
     Shared,
+    applier::About,
     checkpoint::wal_checkpoint,
     row,
     schema::{LOG_FILE, VIEWS_FILE, conversation, key, sql_error},
@@ -19,7 +20,7 @@ use crate::StoreError;
 const ROWS_AT_ONCE: usize = 256;
 
 pub(super) fn erase_deleted(shared: &Shared, deleted_before: Millis, limit: usize) -> Result<usize, StoreError> {
-    shared.backlog.wait_applied(None)?;
+    shared.backlog.wait_applied(About::All)?;
     let (messages, rows) = {
         let reader = shared.readers.open()?;
         let messages = deleted_messages(reader.connection(), deleted_before, limit)?;

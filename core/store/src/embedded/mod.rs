@@ -39,7 +39,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 
 use self::{
-    applier::Backlog,
+    applier::{About, Backlog},
     checkpoint::{Bell, CHECKPOINT_PAGES},
     log::Writer,
     readers::Readers,
@@ -232,7 +232,7 @@ impl Shared {
             views.start_over()?;
             self.backlog.start_over();
         }
-        self.backlog.wait_applied(None)
+        self.backlog.wait_applied(About::All)
     }
 }
 

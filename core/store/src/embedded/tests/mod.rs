@@ -12,7 +12,7 @@ use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, Effects, Entry, Event, KeyRing, KvChange, PluginId, Pos, Shard, UserId,
 };
 
-use super::{EmbeddedOptions, EmbeddedStore};
+use super::{EmbeddedOptions, EmbeddedStore, applier::About};
 use crate::{
     AppendError, Log, StoreError, Tail, Views,
     suite::{Opener, Opening, entry, run},
@@ -203,7 +203,7 @@ fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
             assert_eq!(value("count").await.as_deref(), expected);
             assert_eq!(value("other").await, None);
         }
-        assert!(!store.shared.backlog.is_applied(None), "nothing had to be applied for that");
+        assert!(!store.shared.backlog.is_applied(About::All), "nothing had to be applied for that");
         assert_eq!(
             store.head(ID).await.unwrap(),
             Some((6, 6)),
@@ -212,6 +212,30 @@ fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
         assert_eq!(value("count").await.as_deref(), Some("six"), "and then have the key");
         store.append(Shard(0), tail, vec![said(7)]).await.unwrap();
         assert_eq!(value("count").await.as_deref(), Some("six"), "whatever else is waiting");
-        assert!(!store.shared.backlog.is_applied(None));
+        assert!(!store.shared.backlog.is_applied(About::All));
+    });
+}
+
+#[test]
+fn a_place_waits_for_its_conversation_and_its_user_and_for_nobody_else() {
+    let options = EmbeddedOptions {
+        apply_interval: std::time::Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let user = UserId::from("ann");
+    let entry_of = |conversation, ts| entry(ts, conversation, 1, 1, said(ts).event.clone());
+    run(async {
+        let (other, own) = (ConversationId(ID.0 + 1), store.shared.keys.key(&Address::Personal(user.clone())));
+        let tail = store.append(Shard(0), Tail::default(), vec![entry_of(other, 1)]).await.unwrap();
+        assert!(store.inbox_row(&user, ID).await.unwrap().is_none());
+        assert!(!store.shared.backlog.is_applied(About::All), "somebody else's entry is not waited for");
+        let tail = store.append(Shard(0), tail, vec![entry_of(ID, 2)]).await.unwrap();
+        store.inbox_row(&user, ID).await.unwrap();
+        assert!(store.shared.backlog.is_applied(About::All), "the conversation's is");
+        store.append(Shard(0), tail, vec![entry_of(own, 3)]).await.unwrap();
+        store.inbox_row(&user, ID).await.unwrap();
+        assert!(store.shared.backlog.is_applied(About::All), "and the user's");
     });
 }

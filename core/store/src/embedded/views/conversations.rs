@@ -132,7 +132,7 @@ impl Snapshot<'_> {
     pub(super) fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
         let owner = self.owner(user)?;
         let listed = self.listed(user, owner, query)?;
-        listed.into_iter().filter_map(|id| self.row_of(user, owner, id).transpose()).collect()
+        listed.into_iter().filter_map(|id| self.inbox_row(user, owner, id).transpose()).collect()
     }
 
     pub(super) fn companions(
@@ -181,11 +181,7 @@ impl Snapshot<'_> {
         Ok(places.into_iter().map(|(_, id)| id).collect())
     }
 
-    pub(super) fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
-        self.row_of(user, self.owner(user)?, id)
-    }
-
-    fn row_of(&self, user: &UserId, owner: ConversationId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
+    pub(super) fn inbox_row(&self, user: &UserId, owner: ConversationId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
         let Some(conversation) = self.conversation(id)? else { return Ok(None) };
         let member = match conversation.kind() {
             ConversationKind::Broadcast => Some(MemberRow::of_reader(user, &conversation, self.broadcast_mark(user, owner, id)?)),

@@ -14,7 +14,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{
     EmbeddedStore, Shared,
-    applier::QueuedKv,
+    applier::{About, QueuedKv},
     blocking, only,
     schema::{VIEWS_FILE, sql_error},
 };
@@ -114,9 +114,6 @@ impl Shared {
 /// An answer would have to wait.
 struct NotNow;
 
-/// The conversation whose entries alone decide an answer; `None`: those of others, too.
-type About = Option<ConversationId>;
-
 impl EmbeddedStore {
     /// Answers a question about one row, or about few, which costs less than to hand it to another thread: here, unless it has to wait.
     async fn point<T: Send + 'static>(
@@ -130,10 +127,12 @@ impl EmbeddedStore {
         }
     }
 
-    /// Answers a question about few rows that the entries of the user's personal conversation alone decide; it is given its key.
+    /// Answers a question about few rows that the entries of the user's personal conversation alone decide, or those of one other
+    /// with them; it is given the personal one's key.
     async fn of_user<T: Send + 'static>(
         &self,
         user: &UserId,
+        other: Option<ConversationId>,
         answer: impl Fn(&Snapshot<'_>, ConversationId) -> Result<T, StoreError> + Send + Sync + 'static,
     ) -> Result<T, StoreError> {
         let (user, first) = (user.clone(), self.shared.keys.key(&Address::Personal(user.clone())));
@@ -142,11 +141,12 @@ impl EmbeddedStore {
             wanted.is_none_or(|wanted| wanted == owner).then(|| answer(views, owner)).transpose()
         });
         let own = answer.clone();
-        if let Some(answered) = self.point(Some(first), move |views| own(views, Some(first))).await? {
+        let of = other.map_or(About::Of(first), |other| About::OfBoth(first, other));
+        if let Some(answered) = self.point(of, move |views| own(views, Some(first))).await? {
             return Ok(answered);
         }
         // A stranger has its key: which conversation is the user's may be about to change.
-        let answered = self.answer(None, move |views| answer(views, None)).await?;
+        let answered = self.answer(About::All, move |views| answer(views, None)).await?;
         Ok(answered.expect("any key is right"))
     }
 
@@ -161,13 +161,13 @@ impl EmbeddedStore {
             true => answer(views, user).map(Some),
             false => Ok(None),
         };
-        if let Ok(answered) = self.shared.answer_now(None, few)
+        if let Ok(answered) = self.shared.answer_now(About::All, few)
             && let Some(rows) = answered?
         {
             return Ok(rows);
         }
         let user = user.clone();
-        self.answer(None, move |views| answer(views, &user)).await
+        self.answer(About::All, move |views| answer(views, &user)).await
     }
 
     async fn answer<T: Send + 'static>(
@@ -184,76 +184,76 @@ impl EmbeddedStore {
 #[async_trait]
 impl Views for EmbeddedStore {
     async fn load(&self, id: ConversationId, since: Millis, commands_max: usize) -> Result<Loaded, StoreError> {
-        self.answer(Some(id), move |views| views.load(id, since, commands_max)).await
+        self.answer(About::Of(id), move |views| views.load(id, since, commands_max)).await
     }
 
     async fn conversation(&self, id: ConversationId) -> Result<Option<ConversationRow>, StoreError> {
-        self.point(Some(id), move |views| views.conversation(id)).await
+        self.point(About::Of(id), move |views| views.conversation(id)).await
     }
 
     async fn head(&self, id: ConversationId) -> Result<Option<(Seq, u32)>, StoreError> {
-        self.point(Some(id), move |views| views.head(id)).await
+        self.point(About::Of(id), move |views| views.head(id)).await
     }
 
     async fn member(&self, id: ConversationId, user: &UserId) -> Result<Option<MemberRow>, StoreError> {
         let user = user.clone();
-        self.point(Some(id), move |views| views.member(id, &user)).await
+        self.point(About::Of(id), move |views| views.member(id, &user)).await
     }
 
     async fn members(&self, id: ConversationId, after: Option<&UserId>, limit: usize) -> Result<Vec<MemberRow>, StoreError> {
         let after = after.cloned();
         if limit <= POINT_ROWS_MAX {
-            return self.point(Some(id), move |views| views.members(id, after.as_ref(), limit)).await;
+            return self.point(About::Of(id), move |views| views.members(id, after.as_ref(), limit)).await;
         }
-        self.answer(Some(id), move |views| views.members(id, after.as_ref(), limit)).await
+        self.answer(About::Of(id), move |views| views.members(id, after.as_ref(), limit)).await
     }
 
     async fn commands(&self, id: ConversationId, since: Millis, limit: usize) -> Result<Vec<CommandRow>, StoreError> {
-        self.answer(Some(id), move |views| views.commands(id, since, limit)).await
+        self.answer(About::Of(id), move |views| views.commands(id, since, limit)).await
     }
 
     async fn command(&self, id: ConversationId, command: CommandId) -> Result<Option<CommandRow>, StoreError> {
-        self.point(Some(id), move |views| views.command(id, command)).await
+        self.point(About::Of(id), move |views| views.command(id, command)).await
     }
 
     async fn own_numbers(&self, id: ConversationId, user: &UserId, above_n: u32) -> Result<Vec<u32>, StoreError> {
         let user = user.clone();
-        self.answer(Some(id), move |views| views.own_numbers(id, &user, above_n)).await
+        self.answer(About::Of(id), move |views| views.own_numbers(id, &user, above_n)).await
     }
 
     async fn deleted(&self, id: ConversationId, above_n: u32) -> Result<Vec<(u32, UserId)>, StoreError> {
-        self.answer(Some(id), move |views| views.deleted(id, above_n)).await
+        self.answer(About::Of(id), move |views| views.deleted(id, above_n)).await
     }
 
     async fn events(&self, id: ConversationId, after: Seq, limit: usize) -> Result<Vec<EventRow>, StoreError> {
-        self.answer(Some(id), move |views| views.events(id, after, limit)).await
+        self.answer(About::Of(id), move |views| views.events(id, after, limit)).await
     }
 
     async fn messages(&self, id: ConversationId, page: Page, limit: usize, viewer: Option<&UserId>) -> Result<Vec<MessageRow>, StoreError> {
         let viewer = viewer.cloned();
-        let of = viewer.is_none().then_some(id);
+        let of = if viewer.is_none() { About::Of(id) } else { About::All };
         self.answer(of, move |views| views.messages(id, page, limit, viewer.as_ref())).await
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
-        self.point(Some(id.conversation), move |views| views.message(id)).await
+        self.point(About::Of(id.conversation), move |views| views.message(id)).await
     }
 
     async fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
         let user = user.clone();
-        self.point(None, move |views| views.is_hidden(&user, id)).await
+        self.point(About::All, move |views| views.is_hidden(&user, id)).await
     }
 
     async fn advances(&self, id: ConversationId, from_seq: Seq, limit: usize) -> Result<Vec<AdvanceRow>, StoreError> {
-        self.answer(Some(id), move |views| views.advances(id, from_seq, limit)).await
+        self.answer(About::Of(id), move |views| views.advances(id, from_seq, limit)).await
     }
 
     async fn personal(&self, user: &UserId, id: ConversationId) -> Result<PersonalRow, StoreError> {
-        self.of_user(user, move |views, owner| views.personal(owner, id)).await
+        self.of_user(user, None, move |views, owner| views.personal(owner, id)).await
     }
 
     async fn broadcasts(&self, limit: usize) -> Result<Vec<ConversationId>, StoreError> {
-        self.answer(None, move |views| views.broadcasts(limit)).await
+        self.answer(About::All, move |views| views.broadcasts(limit)).await
     }
 
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
@@ -271,8 +271,8 @@ impl Views for EmbeddedStore {
     }
 
     async fn inbox_row(&self, user: &UserId, id: ConversationId) -> Result<Option<InboxRow>, StoreError> {
-        let user = user.clone();
-        self.point(None, move |views| views.inbox_row(&user, id)).await
+        let of = user.clone();
+        self.of_user(user, Some(id), move |views, owner| views.inbox_row(&of, owner, id)).await
     }
 
     async fn kv_get(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<KvRow>, StoreError> {
@@ -280,7 +280,7 @@ impl Views for EmbeddedStore {
             return answered;
         }
         let (plugin, key) = (plugin.clone(), key.to_string());
-        self.answer(Some(scope), move |views| views.kv_get(scope, &plugin, &key)).await
+        self.answer(About::Of(scope), move |views| views.kv_get(scope, &plugin, &key)).await
     }
 
     async fn kv_list(
@@ -292,47 +292,49 @@ impl Views for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<KvRow>, StoreError> {
         let (plugin, prefix, after) = (plugin.clone(), prefix.to_string(), after.map(str::to_string));
-        self.answer(Some(scope), move |views| views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit))
-            .await
+        self.answer(About::Of(scope), move |views| {
+            views.kv_list(scope, &plugin, &prefix, after.as_deref(), limit)
+        })
+        .await
     }
 
     async fn reservation(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Option<ReservationState>, StoreError> {
         let (plugin, key) = (plugin.clone(), key.to_string());
-        self.point(Some(scope), move |views| views.reservation(scope, &plugin, &key)).await
+        self.point(About::Of(scope), move |views| views.reservation(scope, &plugin, &key)).await
     }
 
     async fn timers_due(&self, shard: Shard, until: Millis, limit: usize) -> Result<Vec<TimerRow>, StoreError> {
         only(shard)?;
-        self.answer(None, move |views| views.timers_due(until, limit)).await
+        self.answer(About::All, move |views| views.timers_due(until, limit)).await
     }
 
     async fn timer(&self, id: ConversationId, plugin: &PluginId, name: &str) -> Result<Option<TimerRow>, StoreError> {
         let (plugin, name) = (plugin.clone(), name.to_string());
-        self.point(Some(id), move |views| views.timer(id, &plugin, &name)).await
+        self.point(About::Of(id), move |views| views.timer(id, &plugin, &name)).await
     }
 
     async fn user(&self, user: &UserId) -> Result<Option<UserRow>, StoreError> {
         let id = user.clone();
-        self.of_user(user, move |views, owner| views.user(owner, &id)).await
+        self.of_user(user, None, move |views, owner| views.user(owner, &id)).await
     }
 
     async fn blocks(&self, user: &UserId) -> Result<Vec<UserId>, StoreError> {
         let user = user.clone();
-        self.answer(None, move |views| views.blocks(&user)).await
+        self.answer(About::All, move |views| views.blocks(&user)).await
     }
 
     async fn notifications(&self, user: &UserId, before: Option<Seq>, unread_only: bool, limit: usize) -> Result<Vec<NotificationRow>, StoreError> {
         let user = user.clone();
-        self.answer(None, move |views| views.notifications(&user, before, unread_only, limit))
+        self.answer(About::All, move |views| views.notifications(&user, before, unread_only, limit))
             .await
     }
 
     async fn notification(&self, user: &UserId, seq: Seq) -> Result<Option<NotificationRow>, StoreError> {
-        self.of_user(user, move |views, owner| views.notification(owner, seq)).await
+        self.of_user(user, None, move |views, owner| views.notification(owner, seq)).await
     }
 
     async fn notifications_unread(&self, user: &UserId) -> Result<u32, StoreError> {
-        self.of_user(user, move |views, owner| views.notifications_unread(owner)).await
+        self.of_user(user, None, move |views, owner| views.notifications_unread(owner)).await
     }
 
     async fn rebuild_views(&self) -> Result<(), StoreError> {
