@@ -285,7 +285,7 @@ impl Loader {
     fn link(&self, component: &Component, review: &Review) -> Result<InstancePre<State>, String> {
         let mut linker = Linker::new(&self.engine);
         let linked = capabilities::link(&mut linker, review.granted.iter().copied()).and_then(|()| linker.instantiate_pre(component));
-        linked.map_err(|error| format!("its imports do not fit this host: {error:#}"))
+        linked.map_err(|error| format!("its imports do not fit this host; build it with this version's SDK: {error:#}"))
     }
 
     fn pool(&self, manifest: &Manifest, review: &Review, inspected: &Inspected, pre: InstancePre<State>, indices: Indices) -> Result<Pool, String> {

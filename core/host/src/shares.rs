@@ -69,9 +69,10 @@ impl Shares {
         let of_the_share = match share {
             Share::Turn => None,
             Share::Waiting => Some(next(&self.waiting).await),
-            Share::Mapping => Some(match free(&self.waiting) {
-                Some(left) => left,
-                None => next(&self.mapping).await,
+            Share::Mapping => Some(tokio::select! {
+                biased;
+                left = next(&self.waiting) => left,
+                own = next(&self.mapping) => own,
             }),
         };
         Taken {
@@ -128,7 +129,11 @@ mod tests {
         drop(mapping);
         let _mapping = tokio::time::timeout(std::time::Duration::from_secs(5), shares.take(Share::Mapping)).await;
         assert!(_mapping.is_ok(), "one that was given back is taken by who waits for it");
-        drop((waiting, turn));
+        assert!(shares.take_free(Share::Mapping).is_none());
+        drop(waiting);
+        let _left = tokio::time::timeout(std::time::Duration::from_secs(5), shares.take(Share::Mapping)).await;
+        assert!(_left.is_ok(), "and so is what handlers that wait have left");
+        drop(turn);
     }
 
     #[test]
