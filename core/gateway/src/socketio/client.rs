@@ -33,6 +33,8 @@ use crate::{AuthError, Gateway, Identity, auth, decode, metrics::AUTH_FAILURES, 
 
 /// Namespaces that one session may be in.
 const SPACES_MAX: usize = 16;
+/// How long a connection whose first namespaces cannot be entered for now is kept for others that the client asks for.
+const COMPANY_WAIT: Duration = Duration::from_secs(1);
 /// A token's end is looked at again at least so often.
 const EXPIRY_LOOKED_AT_MAX: Duration = Duration::from_secs(3600);
 
@@ -55,6 +57,16 @@ impl Input {
 #[derive(Default)]
 pub(crate) struct Spaces {
     list: Vec<Space>,
+    /// Set only while the list is empty. In a box, since idle connections have none.
+    failures: Option<Box<Failures>>,
+}
+
+/// Namespaces that could not be entered for a reason that passes.
+struct Failures {
+    /// Then the connection is closed.
+    until: Instant,
+    /// What is told instead if the client is in another namespace by then.
+    told: Vec<Bytes>,
 }
 
 /// A place in a namespace.
@@ -448,12 +460,18 @@ fn refuse_unknown(session: &Arc<Session>, namespace: &str) -> Result<(), Reason>
 }
 
 /// Does not let a client in. A decision is told, and the client asks no more by itself; of what passes it is not told, but loses
-/// its connection, which makes it come back after a while.
+/// its connection, which makes it come back after a while. A connection that has another namespace is not taken from that one.
 fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<(), Reason> {
     if failure::passes(refusal) {
         count_connect("failed");
-        tracing::warn!(%namespace, %refusal, "a Socket.IO client could not be let in now; it is disconnected and comes back");
-        return Err(Reason::ForcedServerClose);
+        const WHAT: &str = "a Socket.IO client could not be let in now";
+        match refusal.code {
+            // The user's own doing, and each comes back every few seconds.
+            ErrorCode::RateLimited => tracing::debug!(%namespace, %refusal, "{WHAT}"),
+            _ => tracing::warn!(%namespace, %refusal, "{WHAT}"),
+        }
+        let told = encode::connect_error(namespace, encode::told(refusal), Some(refusal.code));
+        return fail(session, told);
     }
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
     let message = match refusal.code {
@@ -472,16 +490,46 @@ fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<
     Ok(())
 }
 
+fn fail(session: &Arc<Session>, told: Bytes) -> Result<(), Reason> {
+    let mut spaces = session.spaces.lock();
+    if !spaces.list.is_empty() {
+        drop(spaces);
+        session.push(told);
+        return Ok(());
+    }
+    let failures = spaces.failures.get_or_insert_with(|| {
+        Box::new(Failures {
+            until: Instant::now() + COMPANY_WAIT,
+            told: Vec::new(),
+        })
+    });
+    if failures.told.len() >= SPACES_MAX {
+        return Err(Reason::ForcedServerClose);
+    }
+    failures.told.push(told);
+    let until = failures.until;
+    drop(spaces);
+    session.call_spaces_at(Some(until));
+    Ok(())
+}
+
 fn joined(session: &Arc<Session>, namespace: &str, sid: &str, pid: Option<&str>, space: Space) {
     rejoined(session, space);
     session.push(encode::connected(namespace, sid, pid));
 }
 
 /// A client is in its place again; the rest is [`super::recovery`]'s.
-pub(super) fn rejoined(session: &Session, space: Space) {
+pub(super) fn rejoined(session: &Arc<Session>, space: Space) {
     count_connect("joined");
     session.joined();
-    session.spaces.lock().list.push(space);
+    let failures = {
+        let mut spaces = session.spaces.lock();
+        spaces.list.push(space);
+        spaces.failures.take()
+    };
+    for told in failures.into_iter().flat_map(|failures| failures.told) {
+        session.push(told);
+    }
 }
 
 /// Lets a client into the chat: into the place it had, or a new one.
@@ -635,8 +683,11 @@ pub(crate) fn leave_all(session: &Session, reason: Reason) {
 /// Ends what has run out; when to call again.
 pub(crate) fn on_time(session: &Arc<Session>, now: Instant) -> Option<Instant> {
     let chat_namespace = &session.settings().namespace;
-    let (mut next, mut late, mut expired) = (None::<Instant>, None::<Box<str>>, None::<Box<str>>);
-    for space in &session.spaces.lock().list {
+    let (mut late, mut expired) = (None::<Box<str>>, None::<Box<str>>);
+    let spaces = session.spaces.lock();
+    let mut next = spaces.failures.as_ref().map(|failures| failures.until);
+    let failed = next.is_some_and(|until| now >= until);
+    for space in &spaces.list {
         let (namespace, expires_at_ms) = match space {
             Space::Waiting { until, namespace, .. } => {
                 if now >= *until {
@@ -654,6 +705,11 @@ pub(crate) fn on_time(session: &Arc<Session>, now: Instant) -> Option<Instant> {
             expired = Some(namespace.into());
         }
         next = next.into_iter().chain(at).min();
+    }
+    drop(spaces);
+    if failed {
+        session.close(Reason::ForcedServerClose, By::Server);
+        return None;
     }
     if let Some(namespace) = late {
         session.push(encode::error(&namespace, &AuthError::Missing.into()));

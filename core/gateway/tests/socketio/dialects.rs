@@ -191,7 +191,28 @@ async fn who_cannot_be_let_in_for_now_is_disconnected_and_told_nothing() {
         assert_eq!(socket.next().await, Got::Closed, "{user} has a connection already");
         let sid = server.open().await;
         let posted = server.post(&sid, &format!("40{namespace},{}", json!({"token": token(user)}))).await;
-        assert_eq!((posted.status, &*server.poll(&sid).await.body), (400, "1"), "polling");
+        assert_eq!((posted.status, &*server.poll(&sid).await.body), (200, "1"), "polling");
+    }
+}
+
+#[tokio::test]
+async fn who_cannot_be_let_in_for_now_keeps_the_other_namespaces_of_the_connection() {
+    let server = Server::with(|settings| settings.dialects = vec![of_plugin("/shop")]).await;
+    let failing = format!("40/shop,{}", json!({"token": token("ann"), "fails": "timeout"}));
+    let chat = format!("40/chat,{}", json!({"token": token("ann")}));
+    for order in [[&failing, &chat], [&chat, &failing]] {
+        let mut socket = open(&server).await;
+        for packet in order {
+            socket.send(packet).await;
+        }
+        let mut answers = [socket.text().await, socket.text().await];
+        answers.sort();
+        assert!(answers[0].starts_with("40/chat,{\"sid\""), "{answers:?}");
+        assert!(answers[1].starts_with("44/shop,{\"message\""), "{answers:?}");
+        assert!(answers[1].contains("\"code\":\"plugin_error\""), "{answers:?}");
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        socket.send("42/chat,1[\"none\",{}]").await;
+        assert!(socket.text().await.starts_with("43/chat,1["), "the connection has stayed");
     }
 }
 
