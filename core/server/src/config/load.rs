@@ -502,6 +502,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_bound_to_a_place_can_be_reached_there() {
+        let auth = "[auth]\nsecret = \"0123456789012345678901234567890123456789\"\n";
+        let routes = |place: &str| format!("{auth}[[http.routes]]\nplugin = \"shop\"\n{place}\n");
+        let dialect = |place: &str| format!("{auth}[[socketio.dialects]]\nnamespace = \"/shop\"\nplugin = \"shop\"\n{place}\n");
+        for (key, bound) in [("http.routes[0]", &routes as &dyn Fn(&str) -> String), ("socketio.dialects[0]", &dialect)] {
+            check_refused(&bound("port = 8000"), &format!("{key}.port = 8000"));
+            check_refused(&bound("host = \"a.example:8000\""), &format!("{key}.host = \"a.example:8000\""));
+            for place in ["port = 3001", "host = \"a.example\"", "port = 3001\nhost = \"[::1]\""] {
+                with_file(&bound(place), &[]).expect("readable").settings.check().expect("good");
+            }
+            let also = format!("{}[server]\nlisten_also = [\"127.0.0.1:8000\"]", bound("port = 8000"));
+            with_file(&also, &[]).expect("readable").settings.check().expect("good");
+        }
+    }
+
+    #[test]
     fn a_message_must_fit_a_transaction() {
         check_refused(
             "[auth]\nsecret = \"x\"\n[limits]\ncontent_bytes_max = 1000000",

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use haggle_gateway::{DialectSettings, GatewaySettings, HttpSettings, RestSettings, RouteSettings, SocketIoSettings, UserSettings, WsSettings};
+use haggle_gateway::{
+    DialectSettings, GatewaySettings, HttpSettings, RestSettings, RouteSettings, SocketIoSettings, UserSettings, WsSettings, http::without_port,
+};
 use haggle_host::HostLimits;
 use haggle_model::Limits;
 use haggle_store::embedded::EmbeddedOptions;
@@ -95,6 +97,25 @@ impl Default for Server {
             data_dir: "data".into(),
             plugins_dir: PathBuf::new(),
             threads: 0,
+        }
+    }
+}
+
+impl Server {
+    /// Whether requests with this host can come in at this port; `key` is what is bound to them.
+    fn check_place(&self, key: &str, host: Option<&str>, port: Option<u16>) -> Result<(), Failure> {
+        if let Some(host) = host.filter(|host| without_port(host) != *host) {
+            let hint = format!("{key}.host = \"{}\", and the port in {key}.port", without_port(host));
+            return Err(Failure::usage(format!("{key}.host = \"{host}\" has a port")).hint(hint));
+        }
+        let mut listeners = self.listen_also.iter().chain([&self.listen]).map(SocketAddr::port);
+        match port {
+            // At 0 any port may be chosen.
+            Some(port) if !listeners.any(|listened| listened == port || listened == 0) => {
+                let hint = format!("server.listen_also = [\"{}\"]", SocketAddr::new(self.listen.ip(), port));
+                Err(Failure::usage(format!("{key}.port = {port} is none of server.listen and server.listen_also")).hint(hint))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -303,7 +324,7 @@ impl BoundRoutes {
     }
 
     /// The first rule that it breaks; `key` names its place.
-    fn check(&self, key: &str) -> Result<(), Failure> {
+    fn check(&self, key: &str, server: &Server) -> Result<(), Failure> {
         if self.plugin.is_empty() {
             return Err(Failure::usage(format!("{key}.plugin = \"\" cannot be")).hint("name the id of the plugin whose routes go first"));
         }
@@ -311,7 +332,7 @@ impl BoundRoutes {
             let hint = "name a host or a port; routes that hide none of the core's need no table here";
             return Err(Failure::usage(format!("{key} would hide routes of the core everywhere")).hint(hint));
         }
-        Ok(())
+        server.check_place(key, self.host.as_deref(), self.port)
     }
 }
 
@@ -925,7 +946,7 @@ impl Settings {
         self.socketio.check()?;
         at_least("socketio.events_waiting_max", self.socketio.events_waiting_max, 1)?;
         for (index, bound) in self.http.routes.iter().enumerate() {
-            bound.check(&format!("http.routes[{index}]"))?;
+            bound.check(&format!("http.routes[{index}]"), &self.server)?;
         }
         self.check_dialects()
     }
@@ -935,6 +956,7 @@ impl Settings {
         for (index, dialect) in dialects.iter().enumerate() {
             let key = format!("socketio.dialects[{index}]");
             dialect.check(&key)?;
+            self.server.check_place(&key, dialect.host.as_deref(), dialect.port)?;
             if let Some(earlier) = dialects[..index].iter().position(|earlier| earlier.hides(dialect)) {
                 return Err(Failure::usage(format!(
                     "{key} is never reached: socketio.dialects[{earlier}] fits every connection first"
