@@ -134,7 +134,7 @@ impl ClientCalls for Acting {
     }
 
     async fn open_context(&self, new: NewConversation) -> Result<Outcome, Refusal> {
-        self.engine.admit(self.me()?, false)?;
+        self.engine.admit(self.me()?)?;
         let owner = Actor {
             session: self.actor.session.clone(),
             dialect: self.actor.dialect.clone(),

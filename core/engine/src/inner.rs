@@ -82,16 +82,12 @@ impl Inner {
         CommandId(id)
     }
 
-    /// Whether the actor may do something now; with `sends` it is a message.
-    pub fn admit(&self, actor: &Actor, sends: bool) -> Result<(), Refusal> {
+    /// Whether the actor may do something now.
+    pub fn admit(&self, actor: &Actor) -> Result<(), Refusal> {
         if self.closing.is_cancelled() {
             return Err(unavailable());
         }
-        if actor.is_limited() {
-            self.rates.take(&actor.user, sends)
-        } else {
-            Ok(())
-        }
+        if actor.is_limited() { self.rates.take(&actor.user) } else { Ok(()) }
     }
 
     /// Gives `work` its turn: at once when the turn is free, else a place in the queue.

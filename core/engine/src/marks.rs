@@ -38,7 +38,7 @@ pub(crate) fn mark(
     read: Option<Seq>,
     reply: Option<Reply>,
 ) {
-    if let Err(refusal) = engine.admit(actor, false) {
+    if let Err(refusal) = engine.admit(actor) {
         engine.metrics.refused(refusal.code);
         if let Some(reply) = reply {
             reply(Err(refusal));

@@ -40,8 +40,7 @@ pub(crate) fn submit_as(engine: &Arc<Inner>, request: Request, id: CommandId, re
 
 fn submit_known(engine: &Arc<Inner>, request: Request, id: Option<CommandId>, reply: Reply) {
     engine.metrics.commands.increment(1);
-    let sends = matches!(request.command, Command::Send { .. });
-    if let Err(refusal) = engine.admit(&request.actor, sends).and_then(|()| check_request(engine, &request)) {
+    if let Err(refusal) = engine.admit(&request.actor).and_then(|()| check_request(engine, &request)) {
         engine.metrics.refused(refusal.code);
         return reply(Err(refusal));
     }
@@ -60,10 +59,12 @@ fn submit_known(engine: &Arc<Inner>, request: Request, id: Option<CommandId>, re
         reply(answer);
     });
     let remember = request.client_id.is_some() || id.is_some();
+    let of_hour = request.actor.is_limited() && matches!(request.command, Command::Send { .. });
     engine.enter(
         at.id,
         &user,
         CommandWork {
+            of_hour,
             plan: engine.hooks.plan(),
             request,
             reply,
@@ -86,6 +87,7 @@ pub(crate) fn submit_item(engine: &Arc<Inner>, request: Request, command: Comman
         at.id,
         &user,
         CommandWork {
+            of_hour: false,
             plan: engine.hooks.plan(),
             request,
             reply,
@@ -363,6 +365,8 @@ fn check_json_of_profile(engine: &Inner, profile: &Profile) -> Result<(), Refusa
 
 /// A command on its way through its turn.
 struct CommandWork {
+    /// It takes one of the messages that its sender has in an hour.
+    of_hour: bool,
     plan: Arc<dyn Plan>,
     request: Request,
     reply: Reply,
@@ -386,6 +390,7 @@ impl Work for CommandWork {
             return engine.enter(next.id, &user, CommandWork { at: next, ..self });
         }
         let CommandWork {
+            of_hour,
             plan,
             request,
             reply,
@@ -403,6 +408,10 @@ impl Work for CommandWork {
                 Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
             }
             turn.conversation.attempt_begins(command);
+        }
+        // Here, since a retry of what was sent takes none.
+        if of_hour && let Err(refusal) = turn.engine.rates.take_of_hour(&request.actor.user) {
+            return turn.conversation.answer(reply, Err(refusal));
         }
         let now = turn.engine.clock.now();
         let address = at.address.as_ref();
@@ -1411,6 +1420,8 @@ async fn update_profile(context: &Context<'_>, user: &UserId, patch: &ProfilePat
     if !created && new == old {
         return Ok(Decided::UNCHANGED);
     }
-    check_json_of_profile(context.engine(), &new)?;
+    if new.attributes != old.attributes || new.preferences != old.preferences {
+        check_json_of_profile(context.engine(), &new)?;
+    }
     personal(context, Event::ProfileUpdated(new))
 }

@@ -74,12 +74,17 @@ impl Rates {
         }
     }
 
-    /// One request of the user, if it may make one now. Only one that `sends` a message counts for the hour.
-    pub fn take(&self, user: &UserId, sends: bool) -> Result<(), Refusal> {
-        self.take_at(user, sends, Instant::now())
+    /// One request of the user, if it may make one now.
+    pub fn take(&self, user: &UserId) -> Result<(), Refusal> {
+        self.take_at(user, Instant::now())
     }
 
-    /// What is left for the user now, of the budget that [`Rates::take`] takes from.
+    /// One of the messages that the user may send in an hour.
+    pub fn take_of_hour(&self, user: &UserId) -> Result<(), Refusal> {
+        self.take_of_hour_at(user, Instant::now())
+    }
+
+    /// What is left for the user now, of what [`Rates::take`] and [`Rates::take_of_hour`] take from.
     pub fn left(&self, user: &UserId) -> Vec<Quota> {
         self.left_at(user, Instant::now())
     }
@@ -120,40 +125,52 @@ impl Rates {
         (budget.tokens + gained).min(self.burst)
     }
 
-    fn take_at(&self, user: &UserId, sends: bool, now: Instant) -> Result<(), Refusal> {
+    fn take_at(&self, user: &UserId, now: Instant) -> Result<(), Refusal> {
+        self.with_budget(user, now, |budget| {
+            budget.tokens = self.tokens_at(budget, now);
+            budget.at = now;
+            if budget.tokens < 1.0 {
+                let wait = Duration::from_secs_f64((1.0 - budget.tokens) / self.per_second);
+                return Err(limited("limits.rate_per_second", wait));
+            }
+            budget.tokens -= 1.0;
+            Ok(())
+        })
+    }
+
+    fn take_of_hour_at(&self, user: &UserId, now: Instant) -> Result<(), Refusal> {
+        if self.per_hour == 0 {
+            return Ok(());
+        }
+        self.with_budget(user, now, |Budget { hour: (since, used), .. }| {
+            if now.duration_since(*since) >= HOUR {
+                (*since, *used) = (now, 0);
+            }
+            if *used >= self.per_hour {
+                let wait = HOUR.saturating_sub(now.duration_since(*since));
+                return Err(limited("limits.rate_per_hour", wait));
+            }
+            *used += 1;
+            Ok(())
+        })
+    }
+
+    fn with_budget<T>(&self, user: &UserId, now: Instant, take: impl FnOnce(&mut Budget) -> T) -> T {
         let mut part = self.parts[part_of(user)].lock();
         // Only somebody new makes it larger; a look at everybody at every request would cost more than the request.
         if part.users.len() > part.looked_over_at && !part.users.contains_key(user) {
             part.users.retain(|_, budget| !self.is_whole(budget, now));
             part.looked_over_at = PART_USERS_MAX.max(2 * part.users.len());
         }
+        if let Some(budget) = part.users.get_mut(user) {
+            return take(budget);
+        }
         let new = Budget {
             tokens: self.burst,
             at: now,
             hour: (now, 0),
         };
-        let budget = match part.users.get_mut(user) {
-            Some(budget) => budget,
-            None => part.users.entry(user.clone()).or_insert(new),
-        };
-        budget.tokens = self.tokens_at(budget, now);
-        budget.at = now;
-        if budget.tokens < 1.0 {
-            let wait = Duration::from_secs_f64((1.0 - budget.tokens) / self.per_second);
-            return Err(limited("limits.rate_per_second", wait));
-        }
-        if sends && self.per_hour > 0 {
-            if now.duration_since(budget.hour.0) >= HOUR {
-                budget.hour = (now, 0);
-            }
-            if budget.hour.1 >= self.per_hour {
-                let wait = HOUR.saturating_sub(now.duration_since(budget.hour.0));
-                return Err(limited("limits.rate_per_hour", wait));
-            }
-            budget.hour.1 += 1;
-        }
-        budget.tokens -= 1.0;
-        Ok(())
+        take(part.users.entry(user.clone()).or_insert(new))
     }
 }
 
@@ -180,12 +197,12 @@ mod tests {
             ..Limits::default()
         });
         let (user, now) = (UserId::from("ann"), Instant::now());
-        assert!((0..3).all(|_| rates.take_at(&user, true, now).is_ok()));
-        let refused = rates.take_at(&user, true, now).unwrap_err();
+        assert!((0..3).all(|_| rates.take_at(&user, now).is_ok()));
+        let refused = rates.take_at(&user, now).unwrap_err();
         assert_eq!(refused.code, ErrorCode::RateLimited);
         assert!(refused.retry_after.unwrap() <= Duration::from_millis(100));
-        assert!(rates.take_at(&user, true, now + Duration::from_millis(101)).is_ok());
-        assert!(rates.take_at(&UserId::from("bob"), true, now).is_ok(), "others have their own budget");
+        assert!(rates.take_at(&user, now + Duration::from_millis(101)).is_ok());
+        assert!(rates.take_at(&UserId::from("bob"), now).is_ok(), "others have their own budget");
     }
 
     #[test]
@@ -204,10 +221,11 @@ mod tests {
         };
         assert_eq!(left(Duration::ZERO), [(40, 4, 40, 0), (5, 3600, 5, 0)], "of who never asked");
         for _ in 0..5 {
-            rates.take_at(&user, true, now).unwrap();
+            rates.take_at(&user, now).unwrap();
+            rates.take_of_hour_at(&user, now).unwrap();
         }
         assert_eq!(left(Duration::ZERO), [(40, 4, 35, 500), (5, 3600, 0, 3_600_000)]);
-        assert!(rates.take_at(&user, true, now).is_err());
+        assert!(rates.take_of_hour_at(&user, now).is_err());
         assert_eq!(
             left(Duration::from_secs(1)),
             [(40, 4, 40, 0), (5, 3600, 0, 3_599_000)],
@@ -223,10 +241,10 @@ mod tests {
             ..Limits::default()
         });
         let (user, now) = (UserId::from("ann"), Instant::now());
-        assert!(rates.take_at(&user, true, now).is_ok() && rates.take_at(&user, true, now).is_ok());
-        assert!(rates.take_at(&user, true, now).is_err());
-        assert!(rates.take_at(&user, false, now).is_ok(), "what sends no message is not counted");
-        assert!(rates.take_at(&user, true, now + HOUR).is_ok());
+        assert!(rates.take_of_hour_at(&user, now).is_ok() && rates.take_of_hour_at(&user, now).is_ok());
+        assert!(rates.take_of_hour_at(&user, now).is_err());
+        assert!(rates.take_at(&user, now).is_ok(), "what sends no message is not counted");
+        assert!(rates.take_of_hour_at(&user, now + HOUR).is_ok());
     }
 
     #[test]
@@ -238,7 +256,11 @@ mod tests {
         let now = Instant::now();
         let come = |from: usize, to: usize, sends: bool, at: Instant| {
             for i in from..to {
-                rates.take_at(&UserId::from(format!("user-{i}")), sends, at).unwrap();
+                let user = UserId::from(format!("user-{i}"));
+                rates.take_at(&user, at).unwrap();
+                if sends {
+                    rates.take_of_hour_at(&user, at).unwrap();
+                }
             }
         };
         let kept = || rates.parts.iter().map(|part| part.lock().users.len()).sum::<usize>();

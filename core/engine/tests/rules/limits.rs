@@ -184,8 +184,16 @@ async fn an_hours_budget_is_of_messages() {
             .await
             .unwrap();
     }
-    world.send("ann", id, "two").await.unwrap();
+    assert_eq!(
+        world.send("ann", id, "").await.unwrap_err().code,
+        ErrorCode::BadRequest,
+        "and breaks a rule"
+    );
+    let two = async || world.submit("ann", Some("two"), send(id, "two")).await.unwrap();
+    let sent = two().await.unwrap();
     assert_eq!(world.send("ann", id, "three").await.unwrap_err().code, ErrorCode::RateLimited);
+    let again = two().await.unwrap();
+    assert!(again.duplicate && again.seq == sent.seq, "a retry takes nothing and gets its answer");
     world.send("bob", id, "mine").await.unwrap();
     world.run("bob", Command::Hide { conversation: id }).await.unwrap();
     eventually("what is hidden is read", async || world.unread("bob", id).await == 0).await;
