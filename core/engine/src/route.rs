@@ -3,6 +3,8 @@
 //! A path is a list of segments: a text that stands for itself, `{name}` for any one segment that is not empty, and at the end
 //! perhaps `*` for whatever follows, nothing included.
 
+use std::collections::BTreeSet;
+
 use haggle_model::PluginId;
 
 /// Who may use a plugin's route.
@@ -40,8 +42,8 @@ impl Route {
     }
 }
 
-/// Names of parameters, and the segments that stand for them.
-pub type Parameters<'a> = Vec<(&'a str, &'a str)>;
+/// Names of parameters, and the segments that stand for them, without percent signs.
+pub type Parameters = Vec<(String, String)>;
 
 /// How exactly a route says what it fits: its path, its method.
 type Rank = (Vec<u8>, bool);
@@ -49,23 +51,23 @@ type Rank = (Vec<u8>, bool);
 /// What fits a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found<'a> {
-    /// This route, with its parameters as they were requested.
-    Route(&'a Route, Parameters<'a>),
-    /// Its path fits, but only with another method.
-    OtherMethod,
+    /// This route, with its parameters.
+    Route(&'a Route, Parameters),
+    /// Its path fits, but only with other methods: these, in the form of the header `Allow`.
+    OtherMethod(String),
     /// No route.
     Nothing,
 }
 
 /// The route that fits best: in the first segment in which two differ, a text goes before a parameter and that before `*`;
 /// of two with one path that which names the method.
-pub fn find<'a>(routes: impl IntoIterator<Item = &'a Route>, method: &str, path: &'a str) -> Found<'a> {
-    let mut is_known = false;
-    let mut best: Option<(Rank, &Route, Parameters<'_>)> = None;
+pub fn find<'a>(routes: impl IntoIterator<Item = &'a Route>, method: &str, path: &str) -> Found<'a> {
+    let mut others = BTreeSet::new();
+    let mut best: Option<(Rank, &Route, Vec<(&str, &str)>)> = None;
     for route in routes {
         let Some(parameters) = parameters(&route.path, path) else { continue };
-        is_known = true;
         if route.method != "*" && route.method != method {
+            others.insert(route.method.as_str());
             continue;
         }
         let rank: Rank = (rank(&route.path), route.method != "*");
@@ -74,9 +76,12 @@ pub fn find<'a>(routes: impl IntoIterator<Item = &'a Route>, method: &str, path:
         }
     }
     match best {
-        Some((_, route, parameters)) => Found::Route(route, parameters),
-        None if is_known => Found::OtherMethod,
-        None => Found::Nothing,
+        Some((_, route, parameters)) => {
+            let owned = |(name, segment): (&str, &str)| (name.to_owned(), decoded(segment));
+            Found::Route(route, parameters.into_iter().map(owned).collect())
+        }
+        None if others.is_empty() => Found::Nothing,
+        None => Found::OtherMethod(others.into_iter().collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -100,7 +105,7 @@ pub fn parameter(segment: &str) -> Option<&str> {
 }
 
 /// The parameters of a path that fits the pattern.
-fn parameters<'a>(pattern: &'a str, path: &'a str) -> Option<Parameters<'a>> {
+fn parameters<'a>(pattern: &'a str, path: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
     let mut found = Vec::new();
     let mut parts = path.strip_prefix('/')?.split('/');
     for segment in segments(pattern) {
@@ -112,6 +117,26 @@ fn parameters<'a>(pattern: &'a str, path: &'a str) -> Option<Parameters<'a>> {
         }
     }
     parts.next().is_none().then_some(found)
+}
+
+/// A segment of a path without its percent signs; as it was where that is no text.
+fn decoded(segment: &str) -> String {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let hex = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
+        match (first, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                bytes.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(bytes).unwrap_or_else(|_| segment.to_owned())
 }
 
 /// Whether there may be a path that both patterns fit. Upper and lower case count as the same, so that no route looks like one
@@ -172,7 +197,8 @@ mod tests {
             Found::Route(route, parameters) => Some((format!("{} {}", route.method, route.path), parameters)),
             _ => None,
         };
-        let expect = expect.map(|(route, parameters)| (route.to_owned(), parameters.to_vec()));
+        let owned = |(name, segment): &(&str, &str)| ((*name).to_owned(), (*segment).to_owned());
+        let expect = expect.map(|(route, parameters)| (route.to_owned(), parameters.iter().map(owned).collect()));
         assert_eq!(found, expect, "{method} {path}");
     }
 
@@ -185,7 +211,13 @@ mod tests {
         check("GET", "/plugins/offersx", None);
         check("POST", "/message/create", Some(("POST /message/create", &[])));
         check("POST", "/message/create/x", None);
-        assert_eq!(find(&routes(), "GET", "/message/create"), Found::OtherMethod);
+        assert_eq!(find(&routes(), "GET", "/message/create"), Found::OtherMethod("POST".into()));
+        let mut more = routes();
+        more.push(Route {
+            method: "DELETE".into(),
+            ..more[2].clone()
+        });
+        assert_eq!(find(&more, "GET", "/message/create"), Found::OtherMethod("DELETE, POST".into()));
         assert_eq!(find(&routes(), "GET", "/message"), Found::Nothing);
     }
 
@@ -194,7 +226,7 @@ mod tests {
         check("GET", "/chat/7", Some(("GET /chat/{id}", &[("id", "7")])));
         check("GET", "/chat/online", Some(("GET /chat/online", &[])));
         check("PUT", "/chat/online", Some(("* /chat/{id}", &[("id", "online")])));
-        let both = [("id", "7"), ("message", "a%20b")];
+        let both = [("id", "7"), ("message", "a b")];
         check("GET", "/chat/7/messages/a%20b", Some(("GET /chat/{id}/messages/{message}", &both)));
         for path in ["/chat/", "/chat/7/", "/chat/7/messages", "/chat//messages/1", "/chat"] {
             check("GET", path, None);
@@ -223,6 +255,21 @@ mod tests {
             ("/apiary", "/api/*"),
         ] {
             assert!(!overlap(one, other) && !overlap(other, one), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn parameters_come_without_percent_signs() {
+        for (segment, expect) in [
+            ("plain", "plain"),
+            ("a%20b%2fc", "a b/c"),
+            ("caf%C3%A9", "café"),
+            ("100%", "100%"),
+            ("%4", "%4"),
+            ("%zz", "%zz"),
+            ("%ff", "%ff"),
+        ] {
+            assert_eq!(decoded(segment), expect);
         }
     }
 }

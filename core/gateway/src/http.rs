@@ -12,7 +12,11 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::Service;
 
-use crate::{Gateway, metrics as names, rest, socketio, ws};
+use crate::{
+    Gateway, metrics as names,
+    rest::{self, plugins::Bound},
+    socketio, ws,
+};
 
 /// How long accepting rests after the system refused a connection (no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,14 +59,17 @@ impl App {
             request.extensions_mut().insert(port);
             return socketio::handle(&self.gateway, request).await;
         }
-        let bound = self.bound.as_ref();
-        let router = match bound.and_then(|bound| Some((bound, rest::plugins::bound(&self.gateway, &request, port.0)?))) {
-            Some((bound, chosen)) => {
-                request.extensions_mut().insert(chosen);
-                bound
+        let mut router = &self.rest;
+        if let Some(bound) = &self.bound {
+            match rest::plugins::bound(&self.gateway, &request, port.0) {
+                Bound::Chosen(chosen) => {
+                    request.extensions_mut().insert(chosen);
+                    router = bound;
+                }
+                Bound::OtherMethod(allowed) => drop(request.extensions_mut().insert(allowed)),
+                Bound::Nothing => {}
             }
-            None => &self.rest,
-        };
+        }
         match router.clone().call(request.map(Body::new)).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -171,5 +178,22 @@ impl Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         metrics::gauge!(names::CONNECTIONS, "transport" => "http").decrement(1.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_without_its_port() {
+        for (host, expect) in [
+            ("Shop.example:3000", "Shop.example"),
+            ("shop", "shop"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+        ] {
+            assert_eq!(without_port(host), expect);
+        }
     }
 }

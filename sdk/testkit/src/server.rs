@@ -472,7 +472,7 @@ impl TestServer {
         if let Found::Route(_, found) = find(own, &method, &path)
             && params.is_empty()
         {
-            params = found.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+            params = found;
         }
         let request = HttpRequest {
             method,

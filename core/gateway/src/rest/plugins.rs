@@ -14,7 +14,7 @@ use axum::{
 use haggle_engine::{
     Actor,
     ports::{HttpRequest, HttpResponse, Route, RouteAccess},
-    route::{Found, find},
+    route::{Found, Parameters, find},
 };
 use haggle_model::ErrorCode;
 
@@ -49,17 +49,30 @@ const NOT_PASSED_ON: [&str; 15] = [
 #[derive(Clone)]
 pub struct Chosen {
     route: Route,
-    params: Vec<(String, String)>,
+    params: Parameters,
 }
 
 impl Chosen {
-    fn new(route: &Route, params: Vec<(&str, &str)>) -> Chosen {
-        let params = params.into_iter().map(|(name, value)| (name.to_owned(), decoded(value)));
+    fn new(route: &Route, params: Parameters) -> Chosen {
         Chosen {
-            params: params.collect(),
             route: route.clone(),
+            params,
         }
     }
+}
+
+/// A bound route fits the request but for its method: these it has. Stands in the extensions of a request that the core may know.
+#[derive(Clone)]
+pub struct Allowed(String);
+
+/// What the operator's bindings say of a request.
+pub enum Bound {
+    /// This answers it.
+    Chosen(Chosen),
+    /// Nothing, and if the core has no such path, the method is at fault.
+    OtherMethod(Allowed),
+    /// Nothing.
+    Nothing,
 }
 
 /// The fallback of the router.
@@ -67,7 +80,7 @@ pub async fn route(State(gateway): State<Arc<Gateway>>, request: Request) -> Ans
     let (mut parts, body) = request.into_parts();
     let Chosen { route, params } = match parts.extensions.remove::<Chosen>() {
         Some(chosen) => chosen,
-        None => unbound(&gateway, &parts)?,
+        None => unbound(&gateway, &mut parts)?,
     };
     let actor = admit(&gateway, &route, &parts).await?;
     let trace = trace_id(&parts);
@@ -76,28 +89,34 @@ pub async fn route(State(gateway): State<Arc<Gateway>>, request: Request) -> Ans
     from_plugin(response)
 }
 
-fn unbound(gateway: &Gateway, parts: &Parts) -> Result<Chosen, Problem> {
+fn unbound(gateway: &Gateway, parts: &mut Parts) -> Result<Chosen, Problem> {
     let routes = gateway.engine.hooks().plan().routes();
     let everywhere = routes.iter().filter(|route| !route.bound);
     match find(everywhere, parts.method.as_str(), parts.uri.path()) {
         Found::Route(route, params) => Ok(Chosen::new(route, params)),
-        Found::OtherMethod => Err(method_not_allowed()),
-        Found::Nothing => Err(Problem::not_found()),
+        Found::OtherMethod(methods) => Err(method_not_allowed().allow(methods)),
+        Found::Nothing => Err(match parts.extensions.remove::<Allowed>() {
+            Some(Allowed(methods)) => method_not_allowed().allow(methods),
+            None => Problem::not_found(),
+        }),
     }
 }
 
 /// The route of a plugin that answers this request before the core does, because the operator has bound it there.
-pub fn bound<B>(gateway: &Gateway, request: &Request<B>, port: u16) -> Option<Chosen> {
+pub fn bound<B>(gateway: &Gateway, request: &Request<B>, port: u16) -> Bound {
     let host = request.uri().host().or_else(|| request.headers().get(header::HOST)?.to_str().ok());
     let host = host.map(without_port).unwrap_or_default();
-    let mut here = gateway.settings.http.routes.iter().filter(|bound| bound.fits(host, port)).peekable();
-    here.peek()?;
+    let here = gateway.settings.http.routes.iter().filter(|bound| bound.fits(host, port));
     let plugins: Vec<&str> = here.map(|bound| bound.plugin.as_str()).collect();
+    if plugins.is_empty() {
+        return Bound::Nothing;
+    }
     let routes = gateway.engine.hooks().plan().routes();
     let candidates = routes.iter().filter(|route| plugins.contains(&route.plugin.as_str()));
     match find(candidates, request.method().as_str(), request.uri().path()) {
-        Found::Route(route, params) => Some(Chosen::new(route, params)),
-        Found::OtherMethod | Found::Nothing => None,
+        Found::Route(route, params) => Bound::Chosen(Chosen::new(route, params)),
+        Found::OtherMethod(methods) => Bound::OtherMethod(Allowed(methods)),
+        Found::Nothing => Bound::Nothing,
     }
 }
 
@@ -107,26 +126,6 @@ pub fn router(gateway: Arc<Gateway>) -> Router {
         .fallback(route)
         .layer(from_fn_with_state(gateway.clone(), edge))
         .with_state(gateway)
-}
-
-/// A segment of a path without its percent signs; as it was where that is no text.
-fn decoded(segment: &str) -> String {
-    let mut bytes = Vec::with_capacity(segment.len());
-    let mut rest = segment.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let hex = |at: usize| after.get(at).and_then(|digit| char::from(*digit).to_digit(16));
-        match (first, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8(bytes).unwrap_or_else(|_| segment.to_owned())
 }
 
 /// The answer to a known path with another method.
@@ -197,33 +196,6 @@ fn from_plugin(answer: HttpResponse) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parameters_come_without_percent_signs() {
-        for (segment, expect) in [
-            ("plain", "plain"),
-            ("a%20b%2fc", "a b/c"),
-            ("caf%C3%A9", "café"),
-            ("100%", "100%"),
-            ("%4", "%4"),
-            ("%zz", "%zz"),
-            ("%ff", "%ff"),
-        ] {
-            assert_eq!(decoded(segment), expect);
-        }
-    }
-
-    #[test]
-    fn a_host_is_a_name_without_its_port() {
-        for (host, expect) in [
-            ("Shop.example:3000", "Shop.example"),
-            ("shop", "shop"),
-            ("[::1]:80", "[::1]"),
-            ("[::1]", "[::1]"),
-        ] {
-            assert_eq!(without_port(host), expect);
-        }
-    }
 
     #[test]
     fn credentials_and_hop_headers_stay_here() {

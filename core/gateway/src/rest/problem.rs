@@ -85,6 +85,8 @@ struct Facts {
     errors: Vec<FieldProblem>,
     plugin: Option<(String, String)>,
     retry_after: Option<Duration>,
+    /// The methods that the route knows.
+    allow: Option<String>,
     /// For the log, never for the client.
     cause: Option<String>,
 }
@@ -142,6 +144,7 @@ impl Problem {
                 ErrorCode::RateLimited | ErrorCode::Overloaded | ErrorCode::Unavailable | ErrorCode::ReadOnly
             )
             .then_some(Duration::from_secs(1)),
+            allow: None,
             cause: None,
         }))
     }
@@ -161,6 +164,12 @@ impl Problem {
         let mut problem = Problem::new(ErrorCode::BadRequest, detail);
         (problem.0.status, problem.0.code) = (status, code.into());
         problem
+    }
+
+    /// The same with the methods that the route knows, in the form of the header `Allow`.
+    pub fn allow(mut self, methods: String) -> Problem {
+        self.0.allow = Some(methods);
+        self
     }
 
     /// The stable code.
@@ -193,6 +202,9 @@ impl Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(after) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds_up(after)));
+        }
+        if let Some(methods) = self.0.allow.as_ref().and_then(|methods| HeaderValue::from_str(methods).ok()) {
+            headers.insert(header::ALLOW, methods);
         }
         if self.0.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

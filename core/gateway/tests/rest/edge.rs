@@ -84,9 +84,9 @@ async fn what_is_not_there_is_a_problem_too() {
     let api = Api::new().await;
     api.get("ann", "/nothing").await.problem(404, "not_found");
     api.get("ann", "/api/messages/search").await.problem(404, "not_found");
-    api.ask(Some(&token("ann")), "PATCH", "/api/conversations", &[], None)
-        .await
-        .problem(405, "method_not_allowed");
+    let other_method = api.ask(Some(&token("ann")), "PATCH", "/api/conversations", &[], None).await;
+    assert_eq!(other_method.header("allow"), "GET,HEAD,POST");
+    other_method.problem(405, "method_not_allowed");
     for path in [
         "/api/conversations/x",
         "/api/conversations/0123456789abcdef00000000",

@@ -130,22 +130,29 @@ async fn bound_routes_go_before_the_core_at_their_host_and_port() {
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         tokio::spawn(serve(listener, App::new(api.gateway.clone()), stop));
-        let ask = async |path: &str| {
+        let ask = async |method: &str, path: &str| {
             let mut stream = TcpStream::connect(address).await.expect("connects");
             let token = token("ann");
-            let request = format!("GET {path} HTTP/1.1\r\nhost: Old.example:80\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: Old.example:80\r\nauthorization: Bearer {token}\r\nconnection: close\r\n\r\n");
             stream.write_all(request.as_bytes()).await.expect("writes");
             read_until(&mut stream, "nothing that comes").await
         };
-        let asked = ask("/api/messages/conversations").await;
+        let asked = ask("GET", "/api/messages/conversations").await;
         let expect = if is_asked { "HTTP/1.1 201" } else { "HTTP/1.1 404" };
         assert!(
             asked.starts_with(expect) && asked.contains("x-request-id"),
             "{host:?} {at_the_port}: {asked}"
         );
-        assert!(ask("/api/users/me").await.starts_with("HTTP/1.1 200"), "the core's other routes stay");
+        let other_method = ask("DELETE", "/conversation/all").await;
+        let expect = if is_asked { "HTTP/1.1 405" } else { "HTTP/1.1 404" };
+        assert!(other_method.starts_with(expect), "{host:?} {at_the_port}: {other_method}");
+        assert_eq!(other_method.contains("allow: GET"), is_asked, "{other_method}");
         assert!(
-            ask("/message/getAll/7").await.contains("[[\"chat\",\"7\"]]"),
+            ask("GET", "/api/users/me").await.starts_with("HTTP/1.1 200"),
+            "the core's other routes stay"
+        );
+        assert!(
+            ask("GET", "/message/getAll/7").await.contains("[[\"chat\",\"7\"]]"),
             "and those of plugins that hide nothing"
         );
     }

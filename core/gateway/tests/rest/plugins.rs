@@ -117,6 +117,7 @@ impl Plan for Offers {
             route("POST", "/message/create", RouteAccess::User),
             route("GET", "/message/getAll/{chat}", RouteAccess::User),
             bound("/api/messages/conversations"),
+            bound("/conversation/all"),
         ]
     }
     async fn http(&self, scope: &dyn Scope, _: &PluginId, request: HttpRequest) -> Result<HttpResponse, HookError> {
@@ -295,7 +296,9 @@ async fn routes_ask_for_what_their_manifest_says() {
     api.get("ann", "/plugins/offers/staff/a").await.problem(403, "forbidden");
     let staff = token_with("sam", &["staff"]);
     api.ask(Some(&staff), "PUT", "/plugins/offers/staff/a", &[], None).await.expect(201);
-    api.get("ann", "/plugins/offers/mine").await.problem(405, "method_not_allowed");
+    let other_method = api.get("ann", "/plugins/offers/mine").await;
+    assert_eq!(other_method.header("allow"), "POST");
+    other_method.problem(405, "method_not_allowed");
     api.get("ann", "/plugins/other").await.problem(404, "not_found");
     let big = "x".repeat(1024 * 1024 + 1);
     api.ask(Some(&token("ann")), "POST", "/plugins/offers/mine", &[], Some(&big))
