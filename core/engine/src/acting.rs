@@ -255,6 +255,10 @@ impl ClientCalls for Acting {
             ));
         };
         self.engine().authorize_read(me, conversation).await?;
+        for message in messages {
+            let row = self.engine.store.message(*message).await?;
+            self.shown(row).await?.ok_or_else(Refusal::not_found)?;
+        }
         Ok(readers::of(&self.engine.store, conversation, messages).await?)
     }
 

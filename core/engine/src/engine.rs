@@ -28,6 +28,7 @@ use crate::{
     presence::Presence,
     publish,
     rates::{Quota, Rates},
+    readers::ReadSteps,
     scope::{HandlerScope, Place},
     sockets::{CoreEvent, NamespaceAnswer, NamespaceCall, Socket, SocketEmit},
     state::State,
@@ -248,9 +249,7 @@ impl Engine {
 
     /// The same for one that comes back to conversations it has joined before.
     pub async fn show_presence_again(&self, connection: &dyn Subscriber, conversations: &[ConversationId]) {
-        for conversation in conversations {
-            presence::snapshot(&self.inner, connection, *conversation).await;
-        }
+        presence::show_again(&self.inner, connection, conversations).await;
     }
 
     /// A client's hint about its own presence (`user_online`); ignored from who has no connection.
@@ -263,6 +262,11 @@ impl Engine {
         self.inner
             .runtime
             .spawn(async move { presence::tell(&engine, &user, online, last_seen).await });
+    }
+
+    /// Who has read the messages of a conversation from this one on; the caller has checked who asks.
+    pub async fn read_steps(&self, conversation: ConversationId, from: Seq) -> Result<ReadSteps, Refusal> {
+        Ok(ReadSteps::load(&self.inner.store, conversation, from).await?)
     }
 
     /// Whether the user has a connection, and when it was last seen.
@@ -397,7 +401,8 @@ impl Engine {
         }
     }
 
-    /// What the plugin makes of something that was published. It may read as if it stood in the event's conversation.
+    /// What the plugin makes of something that was published. It may read as if it stood in the event's conversation, but only what
+    /// is durable: clients are told what comes of it.
     pub async fn map(&self, plugin: &PluginId, namespace: &str, push: &Arc<Push>, recipients: Vec<UserId>) -> Result<Vec<SocketEmit>, Refusal> {
         let engine = &self.inner;
         let id = push.what.conversation();
@@ -415,6 +420,8 @@ impl Engine {
             conversation: id,
             origin: Vec::new(),
         };
+        // One of its own, in which nothing is staged.
+        let conversation = Conversation::new(conversation.id, conversation.lane.clone());
         let scope = HandlerScope::new(engine, &conversation, Place::Reading, call);
         let mut event = Box::new(CoreEvent::of(&push.what, row, recipients));
         if let Some(notification) = &mut event.notification {

@@ -51,5 +51,5 @@ pub use hub::{ENCODINGS, Edge, Hub, Published, Push, Subscriber, What};
 pub(crate) use inner::Inner;
 pub use notifications::NotificationView;
 pub use rates::Quota;
-pub use readers::Readers;
+pub use readers::{ReadSteps, Readers};
 pub use refusal::Refusal;

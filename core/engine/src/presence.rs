@@ -7,7 +7,7 @@ use std::{
 };
 
 use haggle_model::{ConversationId, Millis, UserId};
-use haggle_store::{ConversationRow, MemberRow};
+use haggle_store::{ConversationRow, MemberRow, StoreError};
 use parking_lot::Mutex;
 
 use crate::{
@@ -22,6 +22,8 @@ const GRACE: Duration = Duration::from_secs(2);
 const CONVERSATIONS_MAX: usize = 200;
 /// Participants of one conversation who are told.
 const PARTICIPANTS_MAX: usize = 256;
+/// Users about whom a connection that comes back is told; others are told of when they come or go.
+const SHOWN_AGAIN_MAX: usize = 1024;
 
 /// When users were last seen, until it is saved.
 #[derive(Default)]
@@ -50,8 +52,9 @@ pub(crate) fn went(engine: &Arc<Inner>, user: UserId) {
 
 /// Tells everybody who has joined a conversation with the user.
 pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_seen: Option<Millis>) {
-    let Ok(companions) = engine.store.companions(user, CONVERSATIONS_MAX, PARTICIPANTS_MAX).await else {
-        return;
+    let companions = match engine.store.companions(user, CONVERSATIONS_MAX, PARTICIPANTS_MAX).await {
+        Ok(companions) => companions,
+        Err(error) => return tracing::warn!(%error, "that a user came or went is not told since the store cannot be read"),
     };
     let push = Push::new(What::Presence {
         user: user.clone(),
@@ -76,17 +79,35 @@ pub(crate) async fn tell(engine: &Arc<Inner>, user: &UserId, online: bool, last_
     }
 }
 
-/// Shows a connection that has come back to a conversation who of the others is online.
-pub(crate) async fn snapshot(engine: &Inner, connection: &dyn Subscriber, conversation: ConversationId) {
-    let Ok(Some(row)) = engine.store.conversation(conversation).await else {
-        return;
-    };
-    if let Ok(members) = engine.store.members(conversation, None, PARTICIPANTS_MAX).await {
-        show(engine, connection, &row, &members).await;
+/// Shows a connection that has come back who of the others in these conversations is online, everybody once.
+pub(crate) async fn show_again(engine: &Inner, connection: &dyn Subscriber, conversations: &[ConversationId]) {
+    let mut shown = HashSet::new();
+    for id in conversations {
+        match conversation(engine, *id).await {
+            Ok(Some((row, mut members))) if row.blocked_by.is_empty() => {
+                members.retain(|member| shown.insert(member.user.clone()));
+                show(engine, connection, &row, &members).await;
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "who is online is not shown since the store cannot be read"),
+        }
+        if shown.len() >= SHOWN_AGAIN_MAX {
+            return;
+        }
+        // The embedded store makes nobody wait, and there may be hundreds.
+        tokio::task::yield_now().await;
     }
 }
 
-/// The same where the conversation and its members are known.
+async fn conversation(engine: &Inner, id: ConversationId) -> Result<Option<(ConversationRow, Vec<MemberRow>)>, StoreError> {
+    let Some(row) = engine.store.conversation(id).await? else {
+        return Ok(None);
+    };
+    let members = engine.store.members(id, None, PARTICIPANTS_MAX).await?;
+    Ok(Some((row, members)))
+}
+
+/// Shows a connection who of the others in a conversation is online.
 pub(crate) async fn show(engine: &Inner, connection: &dyn Subscriber, row: &ConversationRow, members: &[MemberRow]) {
     if !row.blocked_by.is_empty() {
         return;

@@ -185,7 +185,7 @@ impl EditBody<'_> {
 #[schema(as = NewConversation)]
 pub struct ConversationBody<'a> {
     /// Who is in it; the caller is added if missing. A direct conversation has exactly one other user.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "none_for_null")]
     pub participants: Vec<String>,
     /// `direct` (when absent), `group`; for administrators and services also `context` and `broadcast`.
     #[serde(rename = "type")]
@@ -200,6 +200,11 @@ pub struct ConversationBody<'a> {
     #[serde(borrow)]
     #[schema(value_type = Option<Object>)]
     pub state: Option<&'a RawValue>,
+}
+
+/// A list that clients may leave out, or set to null.
+fn none_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// What a context conversation is about.

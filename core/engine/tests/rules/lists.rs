@@ -60,6 +60,50 @@ async fn a_list_shows_what_is_not_yet_durable() {
     assert_eq!(lists, [r#"["old, edited"]"#, r#"["two", "one"]"#, r#"["one", "old, edited"]"#]);
 }
 
+#[tokio::test]
+async fn what_clients_are_told_by_a_mapping_is_durable() {
+    let mapper = Fake::new("mapper")
+        .command("keep", |host, _, value| async move {
+            host.kv_set("kept", value.into_bytes(), None).map_err(|_| reject("kv"))?;
+            Ok("null".into())
+        })
+        .map(|host, call| async move {
+            let id = call.conversation.expect("of one");
+            let newest = host.messages(id, None, 1).await.expect("its own").remove(0);
+            let again = host.message(newest.id).await.expect("its own").expect("listed").content.text;
+            let row = host.conversation(id).await.expect("its own").expect("it exists");
+            let kept = host.kv_get("kept").await.expect("its own").map(|value| String::from_utf8(value).unwrap());
+            format!("{} {again} {} {kept:?}", newest.content.text, row.head)
+        });
+    let world = World::with_hooks(FakePlugins::of([mapper])).await;
+    let id = world.direct("ann", "bob").await;
+    let bob = world.connect("bob");
+    let first = world.send("ann", id, "first").await.unwrap();
+    eventually("bob hears of it", async || !bob.heard.lock().unwrap().is_empty()).await;
+    let push = bob.heard.lock().unwrap()[0].clone();
+    let map = async || {
+        let emits = world.engine.map(&"mapper".into(), "/shop", &push, Vec::new()).await.expect("it maps");
+        emits[0].name.clone()
+    };
+    world.faults.delay_appends(Duration::from_millis(300));
+    let edit = Command::Edit {
+        message: id.message(first.seq),
+        text: Some("edited".into()),
+        metadata: None,
+        if_rev: None,
+    };
+    let staged = [edit, send(id, "second"), call(id, "keep", "1")].map(|command| world.submit("ann", None, command));
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(map().await, format!("first first {} None", first.seq), "nothing of it is durable");
+    let mut head = 0;
+    for answer in staged {
+        head = answer.await.unwrap().unwrap().seq.max(head);
+    }
+    assert!(map().await.starts_with("second second "), "now it is");
+    assert!(map().await.ends_with("Some(\"1\")"));
+    assert!(head > first.seq);
+}
+
 /// A hook outside the turn lists the messages; meanwhile `change` happens; then it sends one. Returns how often it ran.
 async fn runs_when(change: impl AsyncFnOnce(&World, ConversationId, u32)) -> u32 {
     let (runs, (listing, mut has_listed), (go, gate)) = (Arc::new(AtomicU32::new(0)), mpsc::channel(8), mpsc::channel::<()>(8));

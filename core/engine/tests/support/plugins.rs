@@ -10,6 +10,7 @@ use haggle_engine::{
         After, Call, Consumer, ConversationDraft, Draft, Facts, Hook, HookError, Hooks, HostCalls, HttpRequest, HttpResponse, NoPlugins,
         ParticipantChange, Plan, ReactionChange, Route, Scope, gone,
     },
+    sockets::{Args, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, Target},
 };
 use haggle_model::{Decider, ErrorCode, Millis, PluginId};
 use parking_lot::RwLock;
@@ -20,6 +21,7 @@ type BeforeParticipant = Box<dyn Fn(Host, Call, ParticipantChange) -> BoxFuture<
 type OnAfter = Box<dyn Fn(Host, Call, After) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 type OnCommand = Box<dyn Fn(Host, Call, String) -> BoxFuture<'static, Result<String, Refusal>> + Send + Sync>;
 type OnHttp = Box<dyn Fn(Host, Call, HttpRequest) -> BoxFuture<'static, Result<HttpResponse, String>> + Send + Sync>;
+type OnMap = Box<dyn Fn(Host, Call) -> BoxFuture<'static, String> + Send + Sync>;
 type OnTimer = Box<dyn Fn(Host, Call, String, String) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// One plugin.
@@ -31,6 +33,7 @@ pub struct Fake {
     after: HashMap<Hook, OnAfter>,
     commands: HashMap<String, OnCommand>,
     http: Option<OnHttp>,
+    map: Option<OnMap>,
     timer: Option<OnTimer>,
     from_start: bool,
 }
@@ -45,6 +48,7 @@ impl Fake {
             after: HashMap::new(),
             commands: HashMap::new(),
             http: None,
+            map: None,
             timer: None,
             from_start: true,
         }
@@ -96,6 +100,12 @@ impl Fake {
         run: impl Fn(Host, Call, HttpRequest) -> F + Send + Sync + 'static,
     ) -> Fake {
         self.http = Some(Box::new(move |host, call, request| Box::pin(run(host, call, request))));
+        self
+    }
+
+    /// What an event of the core is called in a namespace of the plugin; everybody there is told.
+    pub fn map<F: Future<Output = String> + Send + 'static>(mut self, map: impl Fn(Host, Call) -> F + Send + Sync + 'static) -> Fake {
+        self.map = Some(Box::new(move |host, call| Box::pin(map(host, call))));
         self
     }
 
@@ -284,6 +294,27 @@ impl Plan for FakePlan {
             .map_err(|message| failed(plugin, Hook::Http, message))?;
         host.keep();
         Ok(response)
+    }
+
+    async fn namespace(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
+        let map = self.get(plugin).and_then(|plugin| plugin.map.as_ref());
+        let (Some(map), NamespaceCall::Map { .. }) = (map, &call) else {
+            return NoPlugins.namespace(scope, plugin, call).await;
+        };
+        let emit = SocketEmit {
+            audience: SocketAudience {
+                to: Target::Everyone,
+                joined: None,
+                except_user: None,
+                except_connection: None,
+                namespace: None,
+            },
+            participants: Arc::default(),
+            name: map(scope.guest(plugin), scope.call().clone()).await,
+            args: Args::default(),
+            token: None,
+        };
+        Ok(NamespaceAnswer::Emits(vec![emit]))
     }
 
     fn crons_due(&self, _: Millis, _: Millis) -> Vec<(PluginId, String, Millis)> {

@@ -1,17 +1,14 @@
 //! What handlers give back, and the reads behind it.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use axum::{
     body::Body,
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use haggle_engine::Outcome;
-use haggle_model::{Address, ConversationId, ErrorCode, MessageId, Millis, Seq, UserId};
+use haggle_engine::{Outcome, ReadSteps, Readers};
+use haggle_model::{Address, ConversationId, ErrorCode, MessageId, Seq, UserId};
 use haggle_store::{ConversationRow, InboxRow, MessageRow};
 use serde::Serialize;
 
@@ -26,8 +23,6 @@ pub type Answer = Result<Response, Problem>;
 
 /// Participants that a conversation's resource names.
 pub const PARTICIPANTS_SHOWN_MAX: usize = 256;
-/// Steps of read marks that one page of messages looks through for `readBy`.
-const ADVANCES_MAX: usize = 10_000;
 
 /// A JSON answer.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
@@ -63,26 +58,11 @@ pub fn located(mut response: Response, path: &str) -> Response {
     response
 }
 
-/// Who has read which messages of a conversation, and when.
-#[derive(Default)]
-pub struct Readers(BTreeMap<UserId, Vec<(Seq, Millis)>>);
-
-impl Readers {
-    /// Readers of the messages from `from` on.
-    pub async fn load(gateway: &Gateway, conversation: ConversationId, from: Seq) -> Result<Readers, Problem> {
-        let mut readers = Readers::default();
-        for step in gateway.engine.store().advances(conversation, from, ADVANCES_MAX).await? {
-            readers.0.entry(step.user).or_default().push((step.to_seq, step.at));
-        }
-        Ok(readers)
-    }
-
-    /// Everybody but the sender who has read it, with the time of the first step that reached it.
-    pub fn of(&self, message: &MessageRow) -> Vec<(UserId, Millis)> {
-        let first = |steps: &[(Seq, Millis)]| steps.iter().find(|(to, _)| *to >= message.id.seq).map(|(_, at)| *at);
-        let others = self.0.iter().filter(|(user, _)| **user != message.sender);
-        others.filter_map(|(user, steps)| Some((user.clone(), first(steps)?))).collect()
-    }
+/// Everybody but the sender who has read a message, and when.
+pub fn readers(steps: &ReadSteps, message: &MessageRow) -> Readers {
+    let mut readers = steps.readers(message.id.seq);
+    readers.retain(|(user, _)| *user != message.sender);
+    readers
 }
 
 /// A message that the caller may read, as stored now; 404 for everybody else.
@@ -99,7 +79,8 @@ pub async fn readable_message(gateway: &Gateway, caller: &Caller, id: MessageId)
 
 /// The answer with one message and its `ETag`.
 pub async fn message(gateway: &Gateway, status: StatusCode, row: &MessageRow) -> Answer {
-    let readers = Readers::load(gateway, row.id.conversation, row.id.seq).await?.of(row);
+    let steps = gateway.engine.read_steps(row.id.conversation, row.id.seq).await?;
+    let readers = readers(&steps, row);
     Ok(tagged(
         status,
         row,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    answer::{self, Answer, Readers, json, no_content},
+    answer::{self, Answer, json, no_content},
     conversations::{UnreadCount, unread_count},
     cursor::Cursor,
     extract::{Caller, IfMatch, InConversation, JsonBytes, OfMessage, Params, WriteHeaders, if_rev, page_size},
@@ -79,8 +79,8 @@ pub async fn list(
     let has_more = rows.len() > limit;
     rows.truncate(limit);
     let oldest = rows.iter().map(|row| row.id.seq).min().unwrap_or(Seq::MAX);
-    let readers = Readers::load(&gateway, id, oldest).await?;
-    let read_by: Vec<_> = rows.iter().map(|row| readers.of(row)).collect();
+    let steps = gateway.engine.read_steps(id, oldest).await?;
+    let read_by: Vec<_> = rows.iter().map(|row| answer::readers(&steps, row)).collect();
     let resource = |(row, read_by)| {
         MessageResource::new(
             row,
@@ -426,7 +426,8 @@ pub struct Read<'a> {
     responses((status = 200, body = Reads<'static>), Problems))]
 pub async fn reads(State(gateway): State<Arc<Gateway>>, caller: Caller, OfMessage(id): OfMessage) -> Answer {
     let row = answer::readable_message(&gateway, &caller, id).await?;
-    let readers = Readers::load(&gateway, id.conversation, id.seq).await?.of(&row);
+    let steps = gateway.engine.read_steps(id.conversation, id.seq).await?;
+    let readers = answer::readers(&steps, &row);
     let reads = readers
         .iter()
         .map(|(user, at)| Read {

@@ -83,6 +83,8 @@ pub(super) async fn start(socket: Arc<Socket>, actor: Actor, own: Option<(Regist
         if let Err(refusal) = subscribe(&socket, &actor, cursor, None).await {
             socket.control(|out| encode::err(out, &Id::None, Some(cursor.conversation), &refusal));
         }
+        // Where nothing was missed nothing is waited for, and there may be hundreds.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -104,9 +106,9 @@ async fn subscribe(socket: &Arc<Socket>, actor: &Actor, subscription: Registered
         socket.control(|out| encode::subscribed(out, id, conversation, row.head, unread));
     }
     let members = first_members(socket, &row).await;
-    socket.gateway.engine.show_presence(&**socket, &row, &members).await;
-    if marks(socket, subscription, &row, member.as_ref(), members).await.is_ok() {
+    if marks(socket, subscription, &row, member.as_ref(), &members).await.is_ok() {
         replay(socket, subscription, row.kind(), row.head).await;
+        socket.gateway.engine.show_presence(&**socket, &row, &members).await;
     }
     Ok(())
 }
@@ -226,7 +228,7 @@ async fn marks(
     subscription: Registered,
     row: &ConversationRow,
     member: Option<&MemberRow>,
-    mut members: Vec<MemberRow>,
+    mut members: &[MemberRow],
 ) -> Result<(), Ended> {
     let shared_max = socket.gateway.engine.limits().shared_marks_participants_max;
     if row.kind() == ConversationKind::Personal {
@@ -238,6 +240,7 @@ async fn marks(
             None => Ok(()),
         };
     }
+    let mut page;
     loop {
         for member in members.iter().filter(|member| member.left_seq.is_none()) {
             send_mark(socket, subscription, &member.user, &member.mark).await?;
@@ -245,13 +248,14 @@ async fn marks(
         let Some(last) = members.last().filter(|_| members.len() == PAGE_MEMBERS) else {
             return Ok(());
         };
-        members = match socket.gateway.engine.store().members(row.id, Some(&last.user), PAGE_MEMBERS).await {
+        page = match socket.gateway.engine.store().members(row.id, Some(&last.user), PAGE_MEMBERS).await {
             Ok(members) => members,
             Err(error) => {
                 tracing::warn!(%error, "marks are not sent since the store cannot be read");
                 return Ok(());
             }
         };
+        members = &page;
     }
 }
 
@@ -274,7 +278,7 @@ pub(super) async fn resend_marks(socket: Arc<Socket>, actor: Actor, conversation
                 since: None,
             };
             let members = first_members(&socket, &row).await;
-            if marks(&socket, subscription, &row, member.as_ref(), members).await.is_err() {
+            if marks(&socket, subscription, &row, member.as_ref(), &members).await.is_err() {
                 continue;
             }
         }
