@@ -539,12 +539,14 @@ async fn answer_and_publish(lane: &Lane, engine: &Inner, mut group: Vec<Staged>)
             }
         }
         for staged in chunk {
+            let founders = publish::founders(&staged.entries);
             for entry in staged.entries.drain(..) {
                 wrote = true;
                 outgoing |= !entry.entry.effects.outgoing.is_empty();
                 timers |= !entry.entry.effects.timers.is_empty();
                 engine.metrics.committed(&entry.entry.event);
-                publish::entry(&engine.hub, &staged.conversation, entry, engine.limits.shared_marks_participants_max);
+                let shared_marks_max = engine.limits.shared_marks_participants_max;
+                publish::entry(&engine.hub, &staged.conversation, entry, &founders, shared_marks_max);
             }
             for emit in staged.emits.drain(..) {
                 publish::emit(&engine.hub, emit);
@@ -597,6 +599,7 @@ async fn republish_one(engine: &Arc<Inner>, entry: Arc<Entry>) -> Result<(), hag
         &engine.hub,
         row.kind(),
         &users,
+        &[],
         StagedEntry {
             entry: entry.clone(),
             message,

@@ -12,8 +12,20 @@ use crate::{
     transaction::{Emit, StagedEntry},
 };
 
+/// Those who come into a new conversation with its first event, if that is what was committed.
+pub(crate) fn founders(staged: &[StagedEntry]) -> Vec<UserId> {
+    let is_new = staged
+        .first()
+        .is_some_and(|first| matches!(first.entry.event, Event::ConversationCreated(_)));
+    let joined = staged.iter().filter_map(|staged| match &staged.entry.event {
+        Event::ParticipantJoined { user, .. } if is_new => Some(user.clone()),
+        _ => None,
+    });
+    joined.collect()
+}
+
 /// Publishes one committed entry to those who may see it. `joined` counts from this entry on, `left` is the last one its user gets.
-pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry, shared_marks_max: usize) {
+pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry, founders: &[UserId], shared_marks_max: usize) {
     let mut audience = conversation.audience.lock();
     let entry = staged.entry.clone();
     match &entry.event {
@@ -40,7 +52,7 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
         _ => {}
     }
     if entry.seq > 0 {
-        event(hub, audience.kind, &audience.users, staged);
+        event(hub, audience.kind, &audience.users, founders, staged);
     }
     if let Event::ParticipantLeft { user } = &entry.event {
         audience.users.retain(|other| other != user);
@@ -67,8 +79,9 @@ fn to_mark_watchers(hub: &Hub, audience: &Audience, conversation: ConversationId
     hub.tell_sockets(push, Recipients::Users(told, &[conversation]));
 }
 
-/// Publishes an event with a seq to these users, or of a broadcast to everybody.
-pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], staged: StagedEntry) {
+/// Publishes an event with a seq to these users, or of a broadcast to everybody. At the first event of a conversation there are
+/// no users yet: connections begin with their own `joined`, namespaces of plugins are told because of the founders.
+pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], founders: &[UserId], staged: StagedEntry) {
     let conversation = staged.entry.conversation;
     let push = Push::new(What::Event(Published::new(staged.entry, kind, staged.message)));
     if kind == ConversationKind::Broadcast {
@@ -76,7 +89,8 @@ pub(crate) fn event(hub: &Hub, kind: ConversationKind, users: &[UserId], staged:
         hub.tell_sockets(&push, Recipients::Everyone);
     } else {
         users.iter().for_each(|user| hub.offer(user, &push));
-        hub.tell_sockets(&push, Recipients::Users(users, &[conversation]));
+        let told = if users.is_empty() { founders } else { users };
+        hub.tell_sockets(&push, Recipients::Users(told, &[conversation]));
     }
 }
 
