@@ -11,7 +11,7 @@ use crate::{
     Inner, Outcome, Refusal, Reply,
     lanes::{Lane, Staged},
     state::{MarksAhead, State},
-    transaction::{StagedEntry, Stamp, Transaction},
+    transaction::{StagedEntry, Stamp, Transaction, Unsent},
     turns::TurnQueue,
 };
 
@@ -215,8 +215,6 @@ fn may_stage(guarded: &Guarded, transaction: &Transaction, stamp: &Stamp, engine
     }
     Ok(())
 }
-
-type Unsent = (Entry, Option<Box<haggle_store::MessageRow>>);
 
 /// Gives the items their seqs and counts; the effects go with the main item.
 fn sequence(

@@ -63,6 +63,8 @@ pub enum What {
         user: UserId,
         /// The marks now.
         mark: MarkChange,
+        /// More is read than before, and not only delivered.
+        is_read: bool,
         /// When.
         at: Millis,
     },

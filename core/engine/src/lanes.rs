@@ -29,7 +29,7 @@ use crate::{
     conversation::{Conversation, staged_entries, unavailable},
     metrics::Metrics,
     publish,
-    transaction::{Emit, StagedEntry},
+    transaction::{Emit, StagedEntry, Unsent},
 };
 
 /// Entries of one group commit. More wait for the next.
@@ -147,8 +147,6 @@ pub(crate) struct Lane {
     thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     publisher: Mutex<Option<JoinHandle<()>>>,
 }
-
-type Unsent = (Entry, Option<Box<haggle_store::MessageRow>>);
 
 impl Lane {
     /// A lane that continues after `tail`; [`Lane::start`] makes it run.
@@ -603,6 +601,7 @@ async fn republish_one(engine: &Arc<Inner>, entry: Arc<Entry>) -> Result<(), hag
         StagedEntry {
             entry: entry.clone(),
             message,
+            is_read: true,
         },
     );
     if let Event::ParticipantLeft { user } = &entry.event {

@@ -124,11 +124,13 @@ async fn try_stage(engine: &Arc<Inner>, user: &UserId, id: ConversationId, wish:
             Ok(read) => read,
             Err(refusal) => return Err((refusal, reply)),
         };
-        let Some(mark) = conversation.with_state(|state| state.mark_moved(user, wish.delivered, read)) else {
+        let moved = conversation.with_state(|state| Some((state.members.get(user)?.mark, state.mark_moved(user, wish.delivered, read)?)));
+        let Some((before, mark)) = moved else {
             unchanged(engine, &conversation, reply);
             return Ok(());
         };
-        match offer(engine, &conversation, user, Event::Marked { user: user.clone(), mark }, seen, reply)? {
+        let item = Item::new(user, Event::Marked { user: user.clone(), mark }).moving(before);
+        match offer(engine, &conversation, item, seen, reply)? {
             Offered::Staged => return Ok(()),
             Offered::Stale(back) => reply = back,
         }
@@ -165,7 +167,8 @@ async fn stage_reader(engine: &Arc<Inner>, user: &UserId, broadcast: &Arc<Conver
             unchanged(engine, &own, reply);
             return Ok(());
         };
-        match offer(engine, &own, user, Event::BroadcastMarked { conversation: id, mark }, seen, reply)? {
+        let item = Item::new(user, Event::BroadcastMarked { conversation: id, mark }).moving(before);
+        match offer(engine, &own, item, seen, reply)? {
             Offered::Staged => return Ok(()),
             Offered::Stale(back) => reply = back,
         }
@@ -193,15 +196,8 @@ enum Offered {
 }
 
 /// Stages a mark unless something was staged since `seen`.
-fn offer(
-    engine: &Inner,
-    conversation: &Arc<Conversation>,
-    user: &UserId,
-    event: Event,
-    seen: u64,
-    reply: Option<Reply>,
-) -> Result<Offered, Unstaged> {
-    let transaction = Transaction::of(Item::new(user, event));
+fn offer(engine: &Inner, conversation: &Arc<Conversation>, item: Item, seen: u64, reply: Option<Reply>) -> Result<Offered, Unstaged> {
+    let transaction = Transaction::of(item);
     let stamp = Stamp {
         command: engine.fresh_command(),
         digest: 0,

@@ -37,13 +37,13 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
         }
         Event::ParticipantJoined { user, .. } if !audience.users.contains(user) => audience.users.push(user.clone()),
         Event::Marked { user, mark } => {
-            let push = moved(entry.conversation, user, *mark, entry.at);
+            let push = moved(entry.conversation, user, *mark, staged.is_read, entry.at);
             return to_mark_watchers(hub, &audience, entry.conversation, user, shared_marks_max, &push);
         }
         Event::BroadcastMarked { conversation, mark } => {
             // The reader's own connections: nobody else is told.
             if let Some(user) = &entry.actor {
-                let push = moved(*conversation, user, *mark, entry.at);
+                let push = moved(*conversation, user, *mark, staged.is_read, entry.at);
                 hub.offer(user, &push);
                 hub.tell_sockets(&push, Recipients::Users(std::slice::from_ref(user), &[*conversation]));
             }
@@ -60,11 +60,12 @@ pub(crate) fn entry(hub: &Hub, conversation: &Conversation, staged: StagedEntry,
     }
 }
 
-fn moved(conversation: ConversationId, user: &UserId, mark: MarkChange, at: Millis) -> Arc<Push> {
+fn moved(conversation: ConversationId, user: &UserId, mark: MarkChange, is_read: bool, at: Millis) -> Arc<Push> {
     Push::new(What::Mark {
         conversation,
         user: user.clone(),
         mark,
+        is_read,
         at,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_model::{CommandId, Effects, Entry, Event, Millis, PluginId, UserId};
+use haggle_model::{CommandId, Effects, Entry, Event, MarkChange, Millis, PluginId, UserId};
 use haggle_store::MessageRow;
 
 use crate::{ports::Audience, sockets::SocketEmit, state};
@@ -16,8 +16,7 @@ pub(crate) struct Item {
     pub origin: Vec<PluginId>,
     /// The id that a message of a plugin gets; the main item has the transaction's.
     pub command: Option<CommandId>,
-    /// Of a change of a message: the message before it. Of a conversation's: its last message, with which clients show it.
-    pub before: Option<Box<MessageRow>>,
+    pub before: Before,
 }
 
 impl Item {
@@ -28,12 +27,17 @@ impl Item {
             event,
             origin: Vec::new(),
             command: None,
-            before: None,
+            before: Before::Unknown,
         }
     }
 
     pub fn changing(mut self, before: MessageRow) -> Item {
-        self.before = Some(Box::new(before));
+        self.before = Before::Message(Box::new(before));
+        self
+    }
+
+    pub fn moving(mut self, before: MarkChange) -> Item {
+        self.before = Before::Mark(before);
         self
     }
 
@@ -42,6 +46,19 @@ impl Item {
         self
     }
 }
+
+/// What an event changes, as it was before.
+#[derive(Clone, Debug)]
+pub(crate) enum Before {
+    Unknown,
+    /// The message. Of a conversation's change: its last one, with which clients show it.
+    Message(Box<MessageRow>),
+    /// The marks.
+    Mark(MarkChange),
+}
+
+/// An entry that the lane has not taken yet.
+pub(crate) type Unsent = (Entry, Before);
 
 /// An event that is not kept: published after the commit.
 #[derive(Clone, Debug)]
@@ -96,16 +113,31 @@ pub(crate) struct StagedEntry {
     pub entry: Arc<Entry>,
     /// For events about a message: its state after the event. Of a conversation's change: its last message.
     pub message: Option<Arc<MessageRow>>,
+    /// Of marks: more is read, and not only delivered.
+    pub is_read: bool,
 }
 
 impl StagedEntry {
     /// The state after `entry` of the message it is about; of a creation it is made when somebody asks.
-    pub fn new(entry: Arc<Entry>, before: Option<Box<MessageRow>>) -> StagedEntry {
-        let message = before.map(|mut row| {
-            state::change_message(&mut row, &entry);
-            Arc::from(row)
-        });
-        StagedEntry { entry, message }
+    pub fn new(entry: Arc<Entry>, before: Before) -> StagedEntry {
+        let mut staged = StagedEntry {
+            entry,
+            message: None,
+            is_read: true,
+        };
+        match before {
+            Before::Unknown => {}
+            Before::Message(mut row) => {
+                state::change_message(&mut row, &staged.entry);
+                staged.message = Some(Arc::from(row));
+            }
+            Before::Mark(before) => {
+                if let Event::Marked { mark, .. } | Event::BroadcastMarked { mark, .. } = &staged.entry.event {
+                    staged.is_read = mark.read_seq > before.read_seq;
+                }
+            }
+        }
+        staged
     }
 }
 

@@ -45,7 +45,7 @@ impl Sockets for Recorder {
 fn is_mapped(what: &What) -> bool {
     match what {
         What::Event(published) => published.kind != ConversationKind::Personal || matches!(published.entry.event, Event::Notified(_)),
-        What::Mark { mark, .. } => mark.read_seq > 0,
+        What::Mark { is_read, .. } => *is_read,
         What::Typing { .. } | What::Presence { .. } | What::Custom { .. } => true,
     }
 }

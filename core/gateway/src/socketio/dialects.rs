@@ -169,7 +169,7 @@ impl Sockets for Dialects {
 fn is_mapped(what: &What) -> bool {
     match what {
         What::Event(Published { entry, kind, .. }) => *kind != ConversationKind::Personal || matches!(entry.event, Event::Notified(_)),
-        What::Mark { mark, .. } => mark.read_seq > 0,
+        What::Mark { is_read, .. } => *is_read,
         What::Typing { .. } | What::Presence { .. } | What::Custom { .. } => true,
     }
 }

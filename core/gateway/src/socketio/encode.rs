@@ -256,12 +256,13 @@ pub(super) fn push(to: To<'_>, now: Millis, what: &What) -> Bytes {
     let mut out = Vec::with_capacity(512);
     match what {
         What::Event(published) => event(&mut out, to, published),
-        What::Mark { mark, .. } if mark.read_seq == 0 => {}
+        What::Mark { is_read: false, .. } => {}
         What::Mark {
             conversation,
             user,
             mark,
             at,
+            ..
         } => emit(&mut out, to, "message_read", |out| {
             let id = conversation.message(mark.read_seq);
             put!(out, r#"{{"messageId":"{id}","conversationId":"{conversation}","readBy":"#);
@@ -494,20 +495,21 @@ mod tests {
 
     #[test]
     fn what_is_not_kept() {
-        let mark = |read_seq| What::Mark {
+        let mark = |is_read| What::Mark {
             conversation: C,
             user: "ann".into(),
             mark: MarkChange {
                 delivered_seq: 9,
-                read_seq,
+                read_seq: 5,
                 read_n: 4,
                 own: 0,
             },
+            is_read,
             at: 7,
         };
-        assert!(of(mark(0)).is_empty(), "delivered is not read");
+        assert!(of(mark(false)).is_empty(), "delivered is not read");
         assert_eq!(
-            of(mark(5)),
+            of(mark(true)),
             [
                 json!(["message_read", {"messageId": "0123456789abcdef00000005", "conversationId": ID, "readBy": "ann", "readAt": "1970-01-01T00:00:00.007Z", "seq": 5}])
             ]

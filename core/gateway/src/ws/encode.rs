@@ -274,6 +274,7 @@ pub(super) fn push(what: &What) -> Bytes {
             user,
             mark: marks,
             at,
+            ..
         } => frame::text_frame(|out| mark(out, *conversation, user, marks, Some(*at))),
         What::Typing {
             conversation,
@@ -542,6 +543,7 @@ mod tests {
             conversation: C,
             user: "ann".into(),
             mark,
+            is_read: true,
             at: 7,
         });
         assert_eq!(
