@@ -4,6 +4,7 @@ mod authorization;
 mod chat;
 mod client;
 mod dialects;
+mod mapping;
 mod metrics;
 mod polling;
 mod recovery;

@@ -3,17 +3,21 @@
 #![allow(dead_code, reason = "only the tests of namespaces look at what it heard")]
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use haggle_engine::{
     Command, NewMessage, Refusal, To,
-    ports::{HookError, Hooks, HostCalls, Plan, Scope},
+    ports::{Audience, HookError, Hooks, HostCalls, Plan, Scope},
     sockets::{Args, CoreEvent, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, SocketEvent, Target},
 };
-use haggle_model::{Notification, PluginId};
+use haggle_model::{Notification, PluginId, UserId};
 use serde_json::{Value, json};
 
 pub const PLUGIN: &str = "dialect";
@@ -26,11 +30,91 @@ pub type Gate = Arc<tokio::sync::RwLock<()>>;
 /// How its next mappings of messages fail.
 pub type Failing = Arc<Mutex<VecDeque<&'static str>>>;
 
+/// A namespace, as are those below it, in which every core event comes under its own name, but a message whose text is an
+/// [`audience`] is told to that.
+pub const EVERY: &str = "/every";
+
+/// What it was asked about which connection, each once when it began and once when it ended.
+pub type Calls = Arc<Mutex<Vec<(String, &'static str)>>>;
+
 #[derive(Clone, Default)]
 pub struct Dialect {
     pub heard: Heard,
     pub gate: Gate,
     pub failing: Failing,
+    pub calls: Calls,
+    pub pauses: Arc<Pauses>,
+}
+
+/// Numbers that look random, the same for the same seed (splitmix64).
+#[derive(Default)]
+pub struct Random(AtomicU64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(AtomicU64::new(seed))
+    }
+
+    pub fn below(&self, end: u64) -> u64 {
+        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % end
+    }
+
+    pub async fn pause(&self, below: Duration) {
+        tokio::time::sleep(Duration::from_micros(self.below(below.as_micros() as u64))).await;
+    }
+}
+
+/// How long it thinks about everything.
+#[derive(Default)]
+pub struct Pauses {
+    pub max: OnceLock<Duration>,
+    random: Random,
+}
+
+impl Pauses {
+    async fn pause(&self) {
+        if let Some(max) = self.max.get() {
+            self.random.pause(*max).await;
+        }
+    }
+}
+
+/// A call that goes on, and how it ends.
+struct Answering {
+    calls: Calls,
+    session: String,
+    end: &'static str,
+}
+
+impl Answering {
+    fn begin(dialect: &Dialect, session: &str, call: &NamespaceCall) -> Answering {
+        let answering = Answering {
+            calls: dialect.calls.clone(),
+            session: session.to_owned(),
+            end: "broken off",
+        };
+        answering.note(match call {
+            NamespaceCall::Connect(_) => "connect",
+            NamespaceCall::Event(_) => "event",
+            NamespaceCall::Disconnect { .. } => "disconnect",
+            NamespaceCall::Map { .. } => "map",
+        });
+        answering
+    }
+
+    fn note(&self, what: &'static str) {
+        self.calls.lock().expect("no test panics here").push((self.session.clone(), what));
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.note(self.end);
+    }
 }
 
 impl Hooks for Dialect {
@@ -64,6 +148,74 @@ pub fn emit(audience: SocketAudience, name: &str, args: Args) -> SocketEmit {
         args,
         token: None,
     }
+}
+
+/// Something without arguments, `told` or of another name, to `{"to": ["room", "desk"], "joined": true, "exceptUser": "ann", …}`.
+fn told_to(said: &Value) -> SocketEmit {
+    emit(audience(said), said["name"].as_str().unwrap_or("told"), args(&json!([])))
+}
+
+fn audience(said: &Value) -> SocketAudience {
+    let text = |value: &Value| value.as_str().map(str::to_owned);
+    let of = text(&said["to"][1]).unwrap_or_default();
+    SocketAudience {
+        to: match said["to"][0].as_str().expect("a target") {
+            "recipients" => Target::Recipients,
+            "connection" => Target::Connection(of),
+            "user" => Target::User(of.into()),
+            "conversation" => Target::Conversation(of.parse().expect("an id")),
+            "room" => Target::Room(of),
+            "role" => Target::Role(of),
+            "everyone" => Target::Everyone,
+            other => panic!("no target: {other}"),
+        },
+        joined: said["joined"].as_bool(),
+        except_user: text(&said["exceptUser"]).map(UserId::from),
+        except_connection: text(&said["exceptConnection"]),
+        namespace: text(&said["namespace"]),
+    }
+}
+
+/// What a core event brings besides its kind.
+fn brought(event: &CoreEvent) -> Value {
+    let mut recipients: Vec<_> = event.recipients.iter().map(UserId::as_str).collect();
+    recipients.sort_unstable();
+    let mut brought = json!({"for": recipients.join(" ")});
+    let mut bring = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            brought[name] = value;
+        }
+    };
+    bring("seq", (event.seq > 0).then(|| json!(event.seq)));
+    bring("actor", event.actor.as_ref().map(|user| json!(user.as_str())));
+    bring("actorName", event.actor_name.as_ref().map(|name| json!(name)));
+    bring("in", event.conversation.as_ref().map(|row| json!(row.kind().as_str())));
+    bring(
+        "message",
+        event.message.as_ref().map(|(op, row)| json!([op.as_str(), row.id.seq, row.content.text])),
+    );
+    let reaction = event.reaction.as_ref();
+    bring(
+        "reaction",
+        reaction.map(|change| json!([change.message.seq, change.user.as_str(), change.emoji])),
+    );
+    let participant = event.participant.as_ref();
+    bring(
+        "participant",
+        participant.map(|change| json!([change.op, change.user.as_str(), change.role.as_str()])),
+    );
+    bring("read", event.mark.as_ref().map(|mark| json!(mark.read_seq)));
+    bring("on", event.on.map(Value::from));
+    bring("gone", event.last_seen.map(|_| json!(true)));
+    bring(
+        "notification",
+        event
+            .notification
+            .as_ref()
+            .map(|told| json!([told.user.as_str(), told.row.notification.title])),
+    );
+    bring("payload", event.payload.as_ref().map(|payload| json!(payload)));
+    brought
 }
 
 fn failed(plugin: &PluginId, kind: &'static str) -> HookError {
@@ -127,6 +279,11 @@ impl Dialect {
                 };
                 return Ok(NamespaceAnswer::Ack(Some(args(&json!([answer])))));
             }
+            "tell" => {
+                let told = guest.emit_to_sockets(told_to(&first)).await;
+                let answer = told.map_or_else(|error| json!({"error": error.to_string()}), |()| json!({"ok": true}));
+                return Ok(NamespaceAnswer::Ack(Some(args(&json!([answer])))));
+            }
             _ => {}
         }
         let echo = emit(to(Target::Connection(session.into())), &event.name, event.args.clone());
@@ -160,6 +317,15 @@ impl Dialect {
                     .expect("allowed");
                 Ok(json!({"ok": true}))
             }
+        }
+    }
+
+    fn map_every(&self, event: &CoreEvent) -> SocketEmit {
+        self.note(format!("map {}", event.kind));
+        let text = event.message.as_ref().map(|(_, row)| row.content.text.as_str());
+        match text.filter(|text| text.starts_with('{')) {
+            Some(said) => told_to(&serde_json::from_str(said).expect("JSON")),
+            None => emit(to(Target::Recipients), &event.kind, args(&json!([brought(event)]))),
         }
     }
 
@@ -200,12 +366,25 @@ impl Plan for Dialect {
     }
 
     fn command_owner(&self, name: &str) -> Option<PluginId> {
-        (name == "dialect.ring").then(|| PluginId::from(PLUGIN))
+        name.starts_with("dialect.").then(|| PluginId::from(PLUGIN))
     }
 
-    /// Rings in the conversation, and notifies who has asked for it.
-    async fn command(&self, scope: &dyn Scope, plugin: &PluginId, _: &str, payload: &str) -> Result<String, Refusal> {
+    /// Rings in the conversation, and notifies who has asked for it; or tells `{"user": …}`, `{"role": …}` or `{"connection": …}`.
+    async fn command(&self, scope: &dyn Scope, plugin: &PluginId, name: &str, payload: &str) -> Result<String, Refusal> {
         let guest = scope.guest(plugin);
+        if name == "dialect.tell" {
+            let whom: HashMap<String, String> = serde_json::from_str(payload).expect("JSON");
+            for (what, id) in whom {
+                let audience = match what.as_str() {
+                    "user" => Audience::User(id.into()),
+                    "role" => Audience::Role(id),
+                    _ => Audience::Connection(id),
+                };
+                guest.emit_to(audience, "x.dialect.told", json!(what).to_string()).expect("allowed");
+            }
+            guest.keep();
+            return Ok("{}".into());
+        }
         guest.emit("x.dialect.rung", payload.to_owned()).expect("allowed");
         let notification = Notification {
             topic: "RUNG".into(),
@@ -218,6 +397,20 @@ impl Plan for Dialect {
     }
 
     async fn namespace(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
+        let mut answering = Answering::begin(self, &scope.call().actor.session, &call);
+        self.pauses.pause().await;
+        let answer = self.answer(scope, plugin, call).await;
+        self.pauses.pause().await;
+        answering.end = match answer {
+            Ok(NamespaceAnswer::Refused { .. }) | Err(_) => "no",
+            Ok(_) => "yes",
+        };
+        answer
+    }
+}
+
+impl Dialect {
+    async fn answer(&self, scope: &dyn Scope, plugin: &PluginId, call: NamespaceCall) -> Result<NamespaceAnswer, HookError> {
         let guest = scope.guest(plugin);
         let actor = &scope.call().actor;
         let answer = match call {
@@ -244,15 +437,18 @@ impl Plan for Dialect {
                 {
                     return Err(failed(plugin, kind));
                 }
-                if let Some((_, count)) = handshake.auth.split_once("greetings\":") {
-                    let count: u32 = count.trim_end_matches('}').parse().expect("a number");
-                    for number in 0..count {
-                        let own = to(Target::Connection(actor.session.to_string()));
-                        guest
-                            .emit_to_sockets(emit(own, "greeting", args(&json!([number]))))
-                            .await
-                            .expect("allowed");
-                    }
+                let auth: Value = serde_json::from_str(&handshake.auth).expect("JSON");
+                for number in 0..auth["greetings"].as_u64().unwrap_or_default() {
+                    let own = to(Target::Connection(actor.session.to_string()));
+                    guest
+                        .emit_to_sockets(emit(own, "greeting", args(&json!([number]))))
+                        .await
+                        .expect("allowed");
+                }
+                if let Some(conversation) = auth["enters"].as_str() {
+                    let client = guest.client().expect("a namespace may act as its user");
+                    client.enter_room("desk").expect("there is room");
+                    client.join(conversation.parse().expect("an id")).await.expect("it is the user's");
                 }
                 if handshake.auth.contains("\"greet\"") {
                     let greeting = emit(
@@ -269,6 +465,7 @@ impl Plan for Dialect {
                 self.note(format!("disconnect: {reason}"));
                 NamespaceAnswer::Done
             }
+            NamespaceCall::Map { namespace, event } if namespace.starts_with(EVERY) => NamespaceAnswer::Emits(vec![self.map_every(&event)]),
             NamespaceCall::Map { event, .. } => {
                 let is_message = event.kind == "message.created";
                 if let Some(kind) = is_message

@@ -15,7 +15,7 @@ use haggle_store::MemoryStore;
 use tokio::net::TcpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use plugin::{Dialect, Failing, Gate, Heard, PLUGIN};
+use plugin::{Calls, Dialect, Failing, Gate, Heard, PLUGIN, Pauses};
 
 const SECRET: &[u8] = b"a secret that is long enough for HS256, it says";
 
@@ -28,6 +28,10 @@ pub struct Server {
     pub gate: Gate,
     /// Lets its mappings fail.
     pub failing: Failing,
+    /// What it was asked about which connection.
+    pub calls: Calls,
+    /// How long it thinks.
+    pub pauses: Arc<Pauses>,
     _stop: DropGuard,
 }
 
@@ -54,6 +58,7 @@ impl Server {
         };
         let plugin = Dialect::default();
         let (heard, gate, failing) = (plugin.heard.clone(), plugin.gate.clone(), plugin.failing.clone());
+        let (calls, pauses) = (plugin.calls.clone(), plugin.pauses.clone());
         let options = EngineOptions {
             store: Arc::new(MemoryStore::new(1)),
             hooks: Arc::new(plugin),
@@ -84,6 +89,8 @@ impl Server {
             heard,
             gate,
             failing,
+            calls,
+            pauses,
             _stop: stop.drop_guard(),
         }
     }
