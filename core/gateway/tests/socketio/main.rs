@@ -13,4 +13,5 @@ mod roles;
 #[path = "../support/server.rs"]
 #[allow(dead_code, reason = "groups are needed elsewhere")]
 mod server;
+mod storm;
 mod websocket;
