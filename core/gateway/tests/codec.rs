@@ -1,5 +1,6 @@
 //! The Socket.IO codec takes whatever comes: it never panics, reads again what it writes, and allocates no more than a message
-//! allows. A process of its own, since its allocator counts. `fuzz/` goes on where this ends.
+//! allows. A process of its own, since its allocator counts. The targets of `fuzz/` are what is tried, so they compile; a fuzzer
+//! goes on where this ends.
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -14,7 +15,30 @@ use haggle_gateway::socketio::{
 };
 use proptest::prelude::*;
 
+extern crate self as libfuzzer_sys;
+
+/// Instead of the fuzzer's: a target is a function.
+#[macro_export]
+macro_rules! fuzz_target {
+    (|$input:ident: $type:ty| $work:expr) => {
+        pub fn run($input: $type) {
+            $work
+        }
+    };
+}
+
+#[path = "../fuzz/fuzz_targets/event.rs"]
+#[allow(unused_attributes, reason = "a target has no main, which says nothing of a module")]
+mod event;
+#[path = "../fuzz/fuzz_targets/packet.rs"]
+#[allow(unused_attributes, reason = "as above")]
+mod packet;
+#[path = "../fuzz/fuzz_targets/payload.rs"]
+#[allow(unused_attributes, reason = "as above")]
+mod payload;
+
 #[path = "../fuzz/exercise.rs"]
+#[allow(dead_code, reason = "the targets have their own")]
 mod exercise;
 
 use exercise::MESSAGE_BYTES_MAX;
@@ -79,7 +103,7 @@ fn allocated(work: impl FnOnce()) -> (usize, usize) {
 #[track_caller]
 fn check_bounded(what: &str, text: &str) {
     assert!(text.len() <= MESSAGE_BYTES_MAX, "{what}: a session takes no more");
-    for work in [exercise::payload as fn(&str), exercise::packet, |text| exercise::event(text.as_bytes())] {
+    for work in [payload::run as fn(&str), packet::run, |text| event::run(text.as_bytes())] {
         let (largest, live) = allocated(|| work(text));
         assert!(largest <= ALLOCATION_BYTES_MAX, "{what}: one allocation of {largest} bytes");
         assert!(live <= LIVE_BYTES_MAX, "{what}: {live} bytes at the same time");
@@ -90,6 +114,20 @@ fn check_bounded(what: &str, text: &str) {
 fn filled(start: &str, item: &str, end: &str) -> String {
     let count = (MESSAGE_BYTES_MAX - start.len() - end.len()) / item.len();
     format!("{start}{}{end}", item.repeat(count))
+}
+
+#[test]
+fn every_target_of_the_fuzzer_is_tried_here() {
+    let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/fuzz_targets");
+    let files = std::fs::read_dir(dir).expect("a folder").map(|file| file.expect("a file").file_name());
+    let mut files: Vec<_> = files.map(|name| name.into_string().expect("a plain name")).collect();
+    files.sort();
+    assert_eq!(files, ["event.rs", "packet.rs", "payload.rs"]);
+    let manifest = include_str!("../fuzz/Cargo.toml");
+    let paths: Vec<_> = manifest.lines().filter(|line| line.starts_with("path = ")).collect();
+    for file in files {
+        assert!(paths.contains(&&*format!("path = \"fuzz_targets/{file}\"")), "{file} is a program");
+    }
 }
 
 #[test]
@@ -230,7 +268,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-        exercise::event(&bytes);
+        event::run(&bytes);
         check_bounded("bytes", &String::from_utf8_lossy(&bytes));
     }
 
