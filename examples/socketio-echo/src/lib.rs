@@ -3,9 +3,13 @@
 //! Every event comes back with its own arguments, binary ones included: as an event, and as the ack where the client waits for
 //! one. Three names mean more: `ask` makes the server ask the client, whose ack comes back as `answered`; `say {to, text}` sends
 //! a message as the user; `join {conversationId}` joins a conversation. And a message that somebody sends, whatever way, is
-//! `said` to all who may hear it and `said_here` to the connections that have joined.
+//! `said` to all who may hear it and `said_here` to the connections that have joined; whatever else happens is told under the
+//! name that the core gives it. The command `socketio-echo.ring` lets a plugin's own events and a notification happen.
 
-use haggle_sdk::{prelude::*, serde_json::json};
+use haggle_sdk::{
+    prelude::*,
+    serde_json::{Value, json},
+};
 
 /// How the ack to a question is known when it comes.
 const QUESTION: &str = "question";
@@ -58,8 +62,8 @@ impl Namespace for Echo {
     }
 
     fn map(&mut self, _call: &Call, _namespace: &str, event: CoreEvent) -> Vec<Emit> {
-        let Some(message) = event.message.filter(|_| event.kind == "message.created") else {
-            return Vec::new();
+        let Some(message) = event.message.as_ref().filter(|_| event.kind == "message.created") else {
+            return vec![Emit::new(Audience::recipients(), &event.kind, &brought(&event))];
         };
         let payload = json!({"conversationId": message.conversation_id, "from": message.sender_id, "text": message.content});
         vec![
@@ -69,7 +73,41 @@ impl Namespace for Echo {
     }
 }
 
-haggle_sdk::plugin! { Echo, hooks: [namespace], caps: [events, client] }
+impl Command for Echo {
+    fn command(&mut self, call: &Call, _name: &str, payload: &str) -> Result<String, Rejection> {
+        let payload: Value = json::parse(payload)?;
+        events::emit("x.socketio-echo.rung", &payload)?;
+        events::emit_to_user(&call.actor, "x.socketio-echo.heard", &payload)?;
+        let notification = Notification {
+            topic: "RUNG".into(),
+            title: "It rang".into(),
+            ..Notification::default()
+        };
+        notifications::push(&call.actor, &notification)?;
+        Ok("{}".into())
+    }
+}
+
+/// What an event brings; null is what its kind has not.
+fn brought(event: &CoreEvent) -> Value {
+    json!({
+        "seq": event.seq,
+        "actor": event.actor,
+        "actorName": event.actor_name,
+        "conversation": event.conversation.as_ref().map(|conversation| json!({"id": conversation.id, "kind": conversation.kind})),
+        "recipients": event.recipients,
+        "message": event.message.as_ref().map(|message| json!({"id": message.id, "content": message.content})),
+        "reaction": event.reaction.as_ref().map(|reaction| json!([reaction.user_id, reaction.emoji])),
+        "participant": event.participant.as_ref().map(|change| json!([change.op, change.user_id, change.role])),
+        "read": event.receipt.as_ref().map(|receipt| json!([receipt.user_id, receipt.read_seq])),
+        "on": event.on,
+        "lastSeenMs": event.last_seen_ms,
+        "notification": event.notification.as_ref().map(|told| json!([told.user_id, told.title, told.plugin])),
+        "payload": event.payload,
+    })
+}
+
+haggle_sdk::plugin! { Echo, hooks: [command, namespace], caps: [client, events, notifications] }
 
 #[cfg(test)]
 mod tests {
@@ -117,5 +155,22 @@ mod tests {
             .socket_event("alice", "s1", "join", &json!([{"conversationId": "nowhere"}]))
             .expect_err("refused");
         assert_eq!(unknown.code, "not_found");
+    }
+
+    #[test]
+    fn whatever_else_happens_is_told_under_its_own_name() {
+        let event = CoreEvent {
+            kind: "typing".into(),
+            actor: Some("bob".into()),
+            on: Some(true),
+            ..CoreEvent::default()
+        };
+        let told = Echo.map(&Call::default(), "/", event);
+        assert_eq!((told[0].name.as_str(), &told[0].to), ("typing", &Audience::recipients()));
+        let brought = told[0].args.get(0);
+        assert_eq!(
+            (&brought["actor"], &brought["on"], &brought["message"]),
+            (&json!("bob"), &json!(true), &Value::Null)
+        );
     }
 }

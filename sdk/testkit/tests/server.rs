@@ -85,9 +85,10 @@ fn echoes(server: &TestServer) {
     let conversation = ack.get(0)["conversationId"].as_str().expect("an id").to_owned();
     assert_eq!(server.messages(&conversation)[0].sender_id, "alice");
     let told = server.mapped(PLUGIN, "/");
-    let said: Vec<_> = told.iter().map(|emit| (emit.name.as_str(), emit.to.joined)).collect();
-    assert_eq!(said, [("said", None), ("said_here", Some(true))], "one event, mapped once");
-    assert_eq!(told[0].args.get(0)["text"], "hi");
+    let said: Vec<_> = told.iter().filter(|emit| emit.name.starts_with("said")).collect();
+    let names: Vec<_> = said.iter().map(|emit| (emit.name.as_str(), emit.to.joined)).collect();
+    assert_eq!(names, [("said", None), ("said_here", Some(true))], "one event, mapped once");
+    assert_eq!(said[0].args.get(0)["text"], "hi");
 
     server
         .socket_event(&alice, "join", &json!([{"conversationId": conversation}]))
