@@ -5,7 +5,7 @@ use std::time::Duration;
 use haggle_gateway::DialectSettings;
 use serde_json::{Value, json};
 
-use crate::client::{Got, Server, Socket, of_plugin, token, token_for};
+use crate::client::{Got, PATIENCE, Server, Socket, of_plugin, token, token_for};
 
 /// A server on which the plugin owns `/shop`.
 async fn shop() -> Server {
@@ -279,7 +279,7 @@ async fn who_answers_pings_stays_while_the_server_does_not_read() {
     let server = Server::with(|settings| {
         settings.dialects = vec![of_plugin("/shop")];
         settings.events_waiting_max = 1;
-        (settings.ping_interval, settings.ping_timeout) = (Duration::from_millis(200), Duration::from_millis(200));
+        (settings.ping_interval, settings.ping_timeout) = (Duration::from_secs(1), Duration::from_secs(1));
     })
     .await;
     for slow in [json!({"token": token("ann"), "as": "slow"}), json!({"token": token("ann")})] {
@@ -300,7 +300,7 @@ async fn who_answers_pings_stays_while_the_server_does_not_read() {
             }
         };
         let release = async {
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            tokio::time::sleep(Duration::from_millis(3_500)).await;
             drop(held_up);
         };
         tokio::join!(open_for, release);
@@ -477,7 +477,7 @@ async fn a_disconnect_is_the_last_that_a_plugin_hears() {
     let held_up = server.gate.write().await;
     // One is answered, one waits, and for the third there is no place.
     let posting = server.posting(&sid, ["42/shop,[\"slow\"]"; 3].join("\u{1e}"));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    server.hears("slow").await;
     assert_eq!(
         server.post(&sid, "3").await.status,
         400,
@@ -583,7 +583,8 @@ async fn only_so_many_events_wait_for_their_plugin_and_the_next_are_not_read() {
         }
         socket.send(&format!("40/chat,{}", json!({"token": token("ann")}))).await;
         let joined = async { while !matches!(socket.next().await, Got::Text(text) if text.starts_with("40/chat,")) {} };
-        let within = tokio::time::timeout(Duration::from_millis(500), joined).await;
+        let patience = if is_read { PATIENCE } else { Duration::from_millis(500) };
+        let within = tokio::time::timeout(patience, joined).await;
         assert_eq!(within.is_ok(), is_read, "{events} events");
         drop(held_up);
     }

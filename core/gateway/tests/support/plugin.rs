@@ -268,8 +268,8 @@ impl Dialect {
                 });
             }
             "slow" => {
-                drop(self.gate.read().await);
                 self.note("slow");
+                drop(self.gate.read().await);
                 return Ok(NamespaceAnswer::Ack(Some(event.args)));
             }
             "send" | "join" | "room" | "emit" | "unread" => {
