@@ -2,6 +2,8 @@
 //! allows. A process of its own, since its allocator counts. The targets of `fuzz/` are what is tried, so they compile; a fuzzer
 //! goes on where this ends.
 
+#![allow(clippy::duplicate_mod, reason = "each target is a program of its own, with the same module")]
+
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
