@@ -45,6 +45,9 @@ impl Route {
 /// Names of parameters, and the segments that stand for them, without percent signs.
 pub type Parameters = Vec<(String, String)>;
 
+/// The same as they stand in the pattern and in the request.
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+
 /// How exactly a route says what it fits: its path, its method.
 type Rank = (Vec<u8>, bool);
 
@@ -63,7 +66,7 @@ pub enum Found<'a> {
 /// of two with one path that which names the method.
 pub fn find<'a>(routes: impl IntoIterator<Item = &'a Route>, method: &str, path: &str) -> Found<'a> {
     let mut others = BTreeSet::new();
-    let mut best: Option<(Rank, &Route, Vec<(&str, &str)>)> = None;
+    let mut best: Option<(Rank, &Route, Pairs<'_>)> = None;
     for route in routes {
         let Some(parameters) = parameters(&route.path, path) else { continue };
         if route.method != "*" && route.method != method {
@@ -105,7 +108,7 @@ pub fn parameter(segment: &str) -> Option<&str> {
 }
 
 /// The parameters of a path that fits the pattern.
-fn parameters<'a>(pattern: &'a str, path: &'a str) -> Option<Vec<(&'a str, &'a str)>> {
+fn parameters<'a>(pattern: &'a str, path: &'a str) -> Option<Pairs<'a>> {
     let mut found = Vec::new();
     let mut parts = path.strip_prefix('/')?.split('/');
     for segment in segments(pattern) {

@@ -88,7 +88,7 @@ fn up_and_paste(data: &Path, said_before: usize) -> Duration {
     assert_eq!(sent["senderId"], "ann");
     let page = Running::start(
         Command::new("curl")
-            .args(["-sS", "-H", &writes.split('\'').nth(1).expect("the token's header").to_owned()])
+            .args(["-sS", "-H", writes.split('\'').nth(1).expect("the token's header")])
             .arg(format!("http://{clients}/api/conversations/{conversation}/messages")),
     );
     let page = json(&page.line_with("messages"));
