@@ -315,7 +315,7 @@ impl Work for StageWork {
         }
         let reads = scope.take_reads();
         let now = turn.engine.clock.now();
-        match scope::still_stands(&turn.engine, &turn.conversation, &reads, now).await {
+        match scope::present::still_stands(&turn.engine, &turn.conversation, &reads, now).await {
             Ok(true) => {}
             Ok(false) => {
                 scope.release().await;

@@ -819,7 +819,7 @@ async fn before_message(context: &Context<'_>, draft: Draft) -> Result<(Draft, V
 /// A message, of the turn's own conversation with everything staged. `None` when it never was.
 async fn load_message(context: &Context<'_>, id: MessageId) -> Result<Option<MessageRow>, Refusal> {
     if id.conversation == context.id() {
-        return Ok(scope::present_message(context.engine(), &context.turn.conversation, id).await?);
+        return Ok(scope::present::message(context.engine(), &context.turn.conversation, id).await?);
     }
     Ok(context.engine().store.message(id).await?)
 }
@@ -1188,7 +1188,7 @@ async fn update_conversation(context: &Context<'_>, update: &ConversationUpdate)
 
 /// The newest countable message that is not deleted, among the newest few.
 async fn last_message(context: &Context<'_>) -> Result<Option<MessageRow>, Refusal> {
-    let newest = scope::present_messages(context.engine(), &context.turn.conversation, None, LAST_MESSAGE_AMONG).await?;
+    let newest = scope::present::messages(context.engine(), &context.turn.conversation, None, LAST_MESSAGE_AMONG).await?;
     Ok(newest.into_iter().find(|row| row.content.countable && row.deleted_at.is_none()))
 }
 
