@@ -585,19 +585,22 @@ async fn republish_one(engine: &Arc<Inner>, entry: Arc<Entry>) -> Result<(), hag
         Some(seq) => engine.store.message(entry.conversation.message(seq)).await?.map(Arc::new),
         None => None,
     };
-    let users = match &row.address {
-        Address::Personal(user) => vec![user.clone()],
+    let (users, founders) = match &row.address {
+        Address::Personal(user) => (vec![user.clone()], Vec::new()),
         _ => {
-            let members = engine.store.members(entry.conversation, None, engine.limits.participants_max).await?;
-            let there = |member: &haggle_store::MemberRow| member.joined_seq <= entry.seq && member.left_seq.is_none_or(|left| left >= entry.seq);
-            members.into_iter().filter(there).map(|member| member.user).collect()
+            let mut members = engine.store.members(entry.conversation, None, engine.limits.participants_max).await?;
+            members.retain(|member| member.left_seq.is_none_or(|left| left >= entry.seq));
+            let is_new = matches!(entry.event, Event::ConversationCreated(_));
+            let (there, later): (Vec<_>, Vec<_>) = members.into_iter().partition(|member| member.joined_seq <= entry.seq);
+            let names = |members: Vec<haggle_store::MemberRow>| members.into_iter().map(|member| member.user).collect();
+            (names(there), if is_new { names(later) } else { Vec::new() })
         }
     };
     publish::event(
         &engine.hub,
         row.kind(),
         &users,
-        &[],
+        &founders,
         StagedEntry {
             entry: entry.clone(),
             message,
