@@ -85,7 +85,8 @@ pub(crate) async fn show_again(engine: &Inner, connection: &dyn Subscriber, conv
     for id in conversations {
         match conversation(engine, *id).await {
             Ok(Some((row, mut members))) if row.blocked_by.is_empty() => {
-                members.retain(|member| shown.insert(member.user.clone()));
+                // Who has left here may be present in the next.
+                members.retain(|member| member.left_seq.is_none() && shown.insert(member.user.clone()));
                 show(engine, connection, &row, &members).await;
             }
             Ok(_) => {}

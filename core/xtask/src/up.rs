@@ -39,10 +39,12 @@ pub fn run(args: &[String]) -> Result<()> {
         [flag] if flag == "--release" => true,
         _ => bail!("usage: cargo xtask up [--release] [-- OPTIONS OF haggle serve]"),
     };
+    // Before the build, which may put a new one of us in our place.
+    let xtask = std::env::current_exe()?;
     let plugins = plugins::build()?;
     let binary = build_server(release)?;
     let server = Server::new(&binary, &plugins, serve);
-    Command::new(std::env::current_exe()?)
+    Command::new(xtask)
         .arg(ANNOUNCE)
         .args(server.announcement())
         .spawn()

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haggle_engine::{Actor, What};
+use haggle_engine::{Actor, Command, What};
 use haggle_model::{ConversationId, Limits, Millis};
 
 use crate::support::{Listener, START, Setup, World, eventually, unlimited};
@@ -52,6 +52,23 @@ async fn who_leaves_was_last_seen_then_also_after_a_restart() {
     .await;
     assert_eq!(again.engine.presence(&"bob".into()).await.unwrap(), (false, Some(left)));
     assert_eq!(again.engine.presence(&"cid".into()).await.unwrap(), (false, None), "never seen");
+}
+
+#[tokio::test]
+async fn who_comes_back_is_shown_everybody_present_once() {
+    let world = World::new().await;
+    let group = world.group("ann", &["bob", "cid"]).await;
+    let leave = Command::RemoveParticipant {
+        conversation: group,
+        user: "bob".into(),
+    };
+    world.run("bob", leave).await.unwrap();
+    let both = [world.direct("ann", "bob").await, world.direct("ann", "cid").await];
+    let ann = world.connect("ann");
+    world.engine.show_presence_again(&*ann, &[group, both[0], both[1]]).await;
+    let mut shown: Vec<String> = presence(&ann).into_iter().map(|(user, ..)| user).collect();
+    shown.sort();
+    assert_eq!(shown, ["bob", "cid"], "bob has left the group only, and cid is in two");
 }
 
 #[tokio::test]

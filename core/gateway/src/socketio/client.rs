@@ -471,7 +471,7 @@ fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<
             _ => tracing::warn!(%namespace, %refusal, "{WHAT}"),
         }
         let told = encode::connect_error(namespace, encode::told(refusal), Some(refusal.code));
-        return fail(session, told);
+        return close_unless_elsewhere(session, told);
     }
     // Clients of this protocol know two texts about tokens, and one of them says everything but "there is none".
     let message = match refusal.code {
@@ -490,7 +490,8 @@ fn refuse(session: &Arc<Session>, namespace: &str, refusal: &Refusal) -> Result<
     Ok(())
 }
 
-fn fail(session: &Arc<Session>, told: Bytes) -> Result<(), Reason> {
+/// Tells a client that is in another namespace; otherwise closes its connection soon, unless it is in one by then.
+fn close_unless_elsewhere(session: &Arc<Session>, told: Bytes) -> Result<(), Reason> {
     let mut spaces = session.spaces.lock();
     if !spaces.list.is_empty() {
         drop(spaces);
