@@ -4,7 +4,10 @@
 
 use std::{
     fmt,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -176,6 +179,8 @@ type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
 #[derive(Default)]
 pub struct Hub {
     users: HashMap<UserId, Connections, RandomState>,
+    /// Users with a connection that is not away.
+    online: AtomicUsize,
     /// Connections in plugins' namespaces, where there are any: they hear of everything once, not each.
     sockets: OnceLock<Arc<dyn Sockets>>,
 }
@@ -200,9 +205,10 @@ impl Hub {
             if !users.get(connection.user()).is_some_and(|current| Arc::ptr_eq(current, &connections)) {
                 continue;
             }
-            let edge = if is_online(&list) { Edge::Same } else { Edge::Changed };
+            let before = is_online(&list);
             list.push(connection);
-            return edge;
+            self.count(before, is_online(&list));
+            return if before { Edge::Same } else { Edge::Changed };
         }
     }
 
@@ -218,7 +224,9 @@ impl Hub {
         if list.is_empty() && before > 0 {
             users.remove(user);
         }
-        if was_online && !is_online(&list) { Edge::Changed } else { Edge::Same }
+        let online = is_online(&list);
+        self.count(was_online, online);
+        if was_online && !online { Edge::Changed } else { Edge::Same }
     }
 
     /// Lets a connection of the user become away or present again by `set`, and says whether the user is online by that
@@ -232,7 +240,17 @@ impl Hub {
         let before = is_online(&list);
         set();
         let after = is_online(&list);
+        self.count(before, after);
         (before != after).then_some(after)
+    }
+
+    /// Counts a user, whose list is locked, when it comes or goes.
+    fn count(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => _ = self.online.fetch_add(1, Ordering::Relaxed),
+            (true, false) => _ = self.online.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
+        }
     }
 
     /// Calls `f` for every connection of the user.
@@ -294,7 +312,7 @@ impl Hub {
 
     /// Users with a connection that is not away.
     pub fn users_online(&self) -> usize {
-        self.users.pin().values().filter(|connections| is_online(&connections.read())).count()
+        self.online.load(Ordering::Relaxed)
     }
 }
 

@@ -96,9 +96,12 @@ fn resident_bytes() -> f64 {
     (pages.unwrap_or(0) * rustix::param::page_size() as u64) as f64
 }
 
-fn open_files() -> usize {
-    // The folder that is read is one of them.
-    fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1))
+fn open_files() -> u64 {
+    // From Linux 6.2 on the size of the folder is their number. Before, it is 0, and each is listed, the folder itself too.
+    match fs::metadata("/proc/self/fd").map_or(0, |folder| folder.len()) {
+        0 => fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count().saturating_sub(1) as u64),
+        count => count,
+    }
 }
 
 /// How many files the process may open; `None`: as many as it likes.

@@ -15,6 +15,8 @@ use super::frame;
 pub(crate) const SLICES_MAX: usize = 64;
 /// Bytes taken out of the box for one write; at least one frame is taken whatever its size.
 const BATCH_BYTES: usize = 64 * 1024;
+/// Room that the answers take at first: one to a message and a bit.
+const CONTROL_BYTES: usize = 160;
 /// Empty queues give their memory back above so many places.
 const KEPT_CAPACITY: usize = 4;
 
@@ -90,6 +92,9 @@ impl Outbox {
 
     /// Adds a control frame whose JSON `write` appends.
     pub fn control(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.control.capacity() == 0 {
+            self.control.reserve_exact(CONTROL_BYTES);
+        }
         frame::append_text(&mut self.control, write);
         self.control_frames += 1;
     }

@@ -327,6 +327,7 @@ pub(super) fn run(shared: &Arc<Shared>, interval: Duration) {
 /// Applies one batch. The order of the locks (files, views, backlog) is the same wherever they are taken.
 fn apply_some(shared: &Shared) -> Result<(), StoreError> {
     let _open = shared.readers.keep_open();
+    let moving = shared.readers.moving();
     let mut views = shared.views.lock();
     let (applied, committed, mut entries) = shared.backlog.next();
     if applied == committed {
@@ -348,6 +349,7 @@ fn apply_some(shared: &Shared) -> Result<(), StoreError> {
     }
     batch.commit(pos, last_ts)?;
     drop(views);
+    drop(moving); // before those who wait for it are told: they begin to read
     shared.backlog.applied(pos);
     Ok(())
 }

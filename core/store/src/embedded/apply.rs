@@ -497,7 +497,7 @@ pub(super) fn command_hash(id: &[u8; 16]) -> i64 {
     i64::from_le_bytes(id[..8].try_into().expect("8 of 16 bytes"))
 }
 
-fn cbor<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
+pub(super) fn cbor<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("writing to memory does not fail")
 }
 

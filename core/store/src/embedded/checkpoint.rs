@@ -68,6 +68,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
 
 fn checkpoint(shared: &Shared) -> Result<(), StoreError> {
     let _open = shared.readers.keep_open();
+    let _moving = shared.readers.moving(); // one who stays in an old moment would keep the write-ahead log from its beginning
     let conn = schema::open_checkpointer(&shared.dir)?;
     wal_checkpoint(&conn, LOG_FILE, "PASSIVE")?;
     conn.busy_timeout(READERS_WAIT).map_err(|error| sql_error(LOG_FILE, error))?;

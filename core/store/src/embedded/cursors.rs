@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     EmbeddedStore, Shared, blocking, only,
+    readers::Sees,
     schema::{LOG_FILE, conversation, key, sql_error},
 };
 use crate::{Cursor, Cursors, FailedDelivery, Held, StoreError};
@@ -22,7 +23,7 @@ impl EmbeddedStore {
         let _permit = self.shared.readers.permit().await;
         let shared = self.shared.clone();
         blocking(move || {
-            let reader = shared.readers.open()?;
+            let reader = shared.readers.open(Sees::Log)?;
             read(reader.connection()).map_err(log_error)
         })
         .await
@@ -83,15 +84,19 @@ impl Cursors for EmbeddedStore {
     }
 
     async fn save_last_seen(&self, seen: Vec<(UserId, Millis)>) -> Result<(), StoreError> {
-        self.write(move |conn| {
-            let mut upsert = conn.prepare_cached("INSERT INTO last_seen VALUES (?1, ?2) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)")?;
-            seen.iter().try_for_each(|(user, at)| upsert.execute((user.as_str(), at)).map(drop))
+        let shared = self.shared.clone();
+        blocking(move || {
+            let _moving = shared.readers.moving(); // so that who asks for one of them need not see all of the log
+            shared.write(|conn| {
+                let mut upsert = conn.prepare_cached("INSERT INTO last_seen VALUES (?1, ?2) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)")?;
+                seen.iter().try_for_each(|(user, at)| upsert.execute((user.as_str(), at)).map(drop))
+            })
         })
         .await
     }
 
     async fn last_seen(&self, user: &UserId) -> Result<Option<Millis>, StoreError> {
-        if let Some(reader) = self.shared.readers.try_open() {
+        if let Some(reader) = self.shared.readers.try_open(Sees::Views) {
             return last_seen(reader.connection(), user).map_err(log_error);
         }
         let user = user.clone();

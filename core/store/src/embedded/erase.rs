@@ -11,6 +11,7 @@ use super::{
     Shared,
     applier::About,
     checkpoint::wal_checkpoint,
+    readers::Sees,
     row,
     schema::{LOG_FILE, VIEWS_FILE, conversation, key, sql_error},
 };
@@ -22,7 +23,7 @@ const ROWS_AT_ONCE: usize = 256;
 pub(super) fn erase_deleted(shared: &Shared, deleted_before: Millis, limit: usize) -> Result<usize, StoreError> {
     shared.backlog.wait_applied(About::All)?;
     let (messages, rows) = {
-        let reader = shared.readers.open()?;
+        let reader = shared.readers.open(Sees::Log)?;
         let messages = deleted_messages(reader.connection(), deleted_before, limit)?;
         let rows = redacted_rows(reader.connection(), &messages)?;
         (messages, rows)

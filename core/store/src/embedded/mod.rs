@@ -7,7 +7,7 @@
 //! Start with [`EmbeddedStore::open`]. Then: an entry's way in is `log` (the writer), `applier` (the thread) and `apply`
 //! (what an entry means); the way out is `readers` and `views`.
 //!
-//! Locks are taken in this order: the readers' gate, the writer, the views, the backlog.
+//! Locks are taken in this order: the readers' gate, the writer, the views, the backlog. That of the readers' pool comes last.
 
 mod acked;
 mod applier;
@@ -42,7 +42,7 @@ use self::{
     applier::{About, Backlog},
     checkpoint::{Bell, CHECKPOINT_PAGES},
     log::Writer,
-    readers::Readers,
+    readers::{Readers, Sees},
     views_file::ViewsFile,
 };
 use crate::{AppendError, Durability, Log, StoreError, Tail};
@@ -195,7 +195,7 @@ impl Shared {
 
     fn verify_some(&self, from: Pos, end: Pos) -> Result<Pos, StoreError> {
         let to = Pos(end.0.min(from.0 + Self::VERIFIED_AT_ONCE)).max(from);
-        let reader = self.readers.open()?;
+        let reader = self.readers.open(Sees::Log)?;
         log::verify_rows(reader.connection(), from, to)?;
         Ok(to)
     }
@@ -212,7 +212,7 @@ impl Shared {
     }
 
     fn read(&self, after: Pos, limit: usize) -> Result<Vec<(Pos, Arc<Entry>)>, StoreError> {
-        let reader = self.readers.open()?;
+        let reader = self.readers.open(Sees::Log)?;
         row::read_after(reader.connection(), after, limit)
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::{Cursor, Cursors};
 
 #[test]
 fn the_same_directory_opens_once_at_a_time() {
@@ -41,6 +42,52 @@ fn the_write_ahead_log_does_not_grow_without_end() {
     assert!(bytes("log.db") > 10 << 20, "checkpoints have copied it");
     assert!(bytes("log.db-wal") < 30 << 20, "{} bytes", bytes("log.db-wal"));
     run(async { assert_eq!(store.verify().await.unwrap(), Pos(60_000)) });
+}
+
+#[test]
+fn readers_that_stay_in_their_moment_keep_no_write_ahead_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    run(async {
+        for ts in (600..=60_000).step_by(600) {
+            fill(&store, ts, 100).await;
+            assert_eq!(store.head(ID).await.unwrap(), Some((ts as u32, ts as u32)));
+        }
+    });
+    let bytes = |file: &str| std::fs::metadata(dir.path().join(file)).map_or(0, |metadata| metadata.len());
+    assert!(bytes("log.db-wal") < 30 << 20, "{} bytes", bytes("log.db-wal"));
+    assert!(bytes("views.db-wal") < 30 << 20, "{} bytes", bytes("views.db-wal"));
+}
+
+#[test]
+fn what_does_not_stand_in_the_views_is_seen_at_once() {
+    let store = EmbeddedStore::open_temporary().unwrap();
+    let ann = UserId::from("ann");
+    run(async {
+        for ts in 1..=50 {
+            assert_eq!(store.head(ID).await.unwrap().is_some(), ts > 1);
+            let seen = store.last_seen(&ann).await.unwrap();
+            assert_eq!(seen, (ts > 1).then_some(ts as i64 - 1));
+            fill(&store, ts, 1).await;
+            assert_eq!(store.read(Shard(0), Pos(ts - 1), 9).await.unwrap().len(), 1, "the log's end");
+            store.save_last_seen(vec![(ann.clone(), ts as i64)]).await.unwrap();
+            store.save_cursors(Shard(0), vec![cursor(ts)]).await.unwrap();
+            assert_eq!(store.cursors(Shard(0)).await.unwrap(), [cursor(ts)]);
+        }
+        store.head(ID).await.unwrap();
+        store.head(ID).await.unwrap();
+        assert!(store.shared.readers.stays_in_its_moment(), "or this test says little");
+    });
+}
+
+fn cursor(pos: u64) -> (String, Cursor) {
+    (
+        "feed".to_string(),
+        Cursor {
+            pos: Pos(pos),
+            held: Vec::new(),
+        },
+    )
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::{
     EmbeddedStore, Shared,
     applier::{About, QueuedKv},
     blocking, only,
+    readers::{Reader, Sees},
     schema::{VIEWS_FILE, sql_error},
 };
 use crate::{
@@ -70,7 +71,7 @@ impl Shared {
         let reader = loop {
             let rebuilds = self.backlog.rebuilds();
             self.backlog.wait_applied(of)?;
-            let reader = self.readers.open()?;
+            let reader = self.readers.open(Sees::Views)?;
             if self.backlog.rebuilds() == rebuilds {
                 break reader;
             }
@@ -85,11 +86,11 @@ impl Shared {
 impl Shared {
     /// The same at once, if nothing committed is missing from the views: no wait, no other thread.
     fn answer_now<T>(&self, of: About, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<Result<T, StoreError>, NotNow> {
-        // First the reader: while one is open no rebuild begins, and it sees what is applied until it reads.
-        let reader = self.readers.try_open().ok_or(NotNow)?;
+        let rebuilds = self.backlog.rebuilds();
         if !self.backlog.is_applied(of) {
             return Err(NotNow);
         }
+        let reader = self.reader_after(rebuilds)?;
         Ok(answer(&Snapshot {
             conn: reader.connection(),
             keys: &self.keys,
@@ -98,16 +99,24 @@ impl Shared {
 
     /// A plugin's key at once, with what is not in the views yet.
     fn kv_now(&self, scope: ConversationId, plugin: &PluginId, key: &str) -> Result<Result<Option<KvRow>, StoreError>, NotNow> {
-        let reader = self.readers.try_open().ok_or(NotNow)?; // first, as above
-        let value = match self.backlog.kv(scope, plugin, key).ok_or(NotNow)? {
-            QueuedKv::Changed(KvChange { key, value, expires_at, .. }) => Ok(value.map(|value| KvRow { key, value, expires_at })),
-            QueuedKv::Unchanged => Snapshot {
-                conn: reader.connection(),
-                keys: &self.keys,
+        let rebuilds = self.backlog.rebuilds();
+        match self.backlog.kv(scope, plugin, key).ok_or(NotNow)? {
+            QueuedKv::Changed(KvChange { key, value, expires_at, .. }) => Ok(Ok(value.map(|value| KvRow { key, value, expires_at }))),
+            QueuedKv::Unchanged => {
+                let reader = self.reader_after(rebuilds)?;
+                let views = Snapshot {
+                    conn: reader.connection(),
+                    keys: &self.keys,
+                };
+                Ok(views.kv_get(scope, plugin, key))
             }
-            .kv_get(scope, plugin, key),
-        };
-        Ok(value)
+        }
+    }
+
+    /// A reader that sees at least what was in the views after so many rebuilds. While it is open none begins.
+    fn reader_after(&self, rebuilds: u64) -> Result<Reader<'_>, NotNow> {
+        let reader = self.readers.try_open(Sees::Views).ok_or(NotNow)?;
+        if self.backlog.rebuilds() == rebuilds { Ok(reader) } else { Err(NotNow) }
     }
 }
 

@@ -7,6 +7,7 @@ use super::{Snapshot, conversations::user as user_id, from_cbor, sql_limit};
 use crate::{
     NotificationRow, StoreError, UserRow,
     embedded::{
+        apply::cbor,
         row,
         schema::{LOG_FILE, key},
     },
@@ -28,6 +29,7 @@ impl Snapshot<'_> {
     pub(super) fn owner(&self, user: &UserId) -> Result<ConversationId, StoreError> {
         let address = Address::Personal(user.clone());
         let first = self.keys.key(&address);
+        let written = cbor(&address);
         let mut attempt = 0;
         loop {
             let id = first.probe(attempt);
@@ -35,7 +37,7 @@ impl Snapshot<'_> {
                 row.get::<_, Vec<u8>>(0)
             })?;
             let is_other = match stands {
-                Some(bytes) => from_cbor::<Address>(&bytes)? != address,
+                Some(bytes) => bytes != written && from_cbor::<Address>(&bytes)? != address,
                 None => false,
             };
             if !is_other {
