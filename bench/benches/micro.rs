@@ -15,8 +15,8 @@ use std::{
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use haggle_engine::{
-    Actor, Command, Engine, EngineOptions, Hub, NewConversation, NewMessage, Outcome, Published, Push, Request, Subscriber, SystemClock, To, What,
-    ports::Hooks,
+    Actor, Command, Engine, EngineOptions, Hub, NewConversation, NewMessage, Outcome, Published, Push, Request, Subscriber, SystemClock, To,
+    Transport, What, ports::Hooks,
 };
 use haggle_gateway::ws::micro;
 use haggle_host::{HostOptions, PluginHost};
@@ -127,8 +127,8 @@ impl Subscriber for Sink {
     fn has_role(&self, _role: &str) -> bool {
         false
     }
-    fn transport(&self) -> &'static str {
-        "ws"
+    fn transport(&self) -> Transport {
+        Transport::Ws
     }
     fn subscribed(&self, _conversation: ConversationId) -> bool {
         true
@@ -208,7 +208,7 @@ async fn start(store: SharedStore, plugins: &Path) -> (Engine, Vec<ConversationI
             with: UserId::from(format!("b{number}").as_str()),
         });
         let made = engine
-            .execute(Request::new(Actor::user(format!("a{number}").as_str(), "ws"), create))
+            .execute(Request::new(Actor::user(format!("a{number}").as_str(), Transport::Ws), create))
             .await;
         rooms.push(made.expect("a conversation").conversation);
     }
@@ -224,7 +224,7 @@ async fn send_to_all(engine: &Engine, rooms: &[ConversationId]) {
             message: NewMessage::text(TEXT),
         };
         let key = format!("k{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        let request = Request::new(Actor::user(format!("a{number}").as_str(), "ws"), send).with_client_id(Some(key));
+        let request = Request::new(Actor::user(format!("a{number}").as_str(), Transport::Ws), send).with_client_id(Some(key));
         let answered = answered.clone();
         engine.submit(request, Box::new(move |result| drop(answered.send(result))));
     }

@@ -4,6 +4,19 @@ use std::sync::Arc;
 
 use haggle_model::{PluginId, UserId};
 
+/// The ways by which somebody asks something of the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// Requests over HTTP.
+    Rest,
+    /// The native WebSocket.
+    Ws,
+    /// Socket.IO.
+    SocketIo,
+    /// None: it is the server itself, or a plugin for itself.
+    Internal,
+}
+
 /// A user, a plugin or the server itself, with what its token and transport say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Actor {
@@ -13,32 +26,35 @@ pub struct Actor {
     pub roles: Arc<[String]>,
     /// Id of the connection; empty where there is none.
     pub session: Arc<str>,
-    /// `rest`, `ws`, `socketio` or `internal`.
-    pub transport: &'static str,
-    /// `native` or the dialect's name.
+    /// By which way it asks.
+    pub transport: Transport,
+    /// [`Actor::NATIVE`] or the dialect's name.
     pub dialect: Arc<str>,
 }
 
 impl Actor {
+    /// The dialect of the native protocol.
+    pub const NATIVE: &'static str = "native";
+
     /// A user on a transport, without roles.
-    pub fn user(user: impl Into<UserId>, transport: &'static str) -> Actor {
+    pub fn user(user: impl Into<UserId>, transport: Transport) -> Actor {
         Actor {
             user: user.into(),
             roles: Arc::from([]),
             session: Arc::from(""),
             transport,
-            dialect: Arc::from("native"),
+            dialect: Arc::from(Actor::NATIVE),
         }
     }
 
     /// A plugin that acts for itself.
     pub fn plugin(plugin: &PluginId) -> Actor {
-        Actor::user(format!("plugin:{plugin}"), "internal")
+        Actor::user(format!("plugin:{plugin}"), Transport::Internal)
     }
 
     /// The server itself.
     pub fn server() -> Actor {
-        Actor::user("", "internal")
+        Actor::user("", Transport::Internal)
     }
 
     /// The token has this role.

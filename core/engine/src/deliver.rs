@@ -6,7 +6,7 @@ use haggle_model::{Address, CommandId, Content, ConversationId, Entry, ErrorCode
 use tokio::sync::oneshot;
 
 use crate::{
-    Actor, Command, Inner, NewConversation, NewMessage, Outcome, Refusal, Reply, Request, To,
+    Actor, Command, Inner, NewConversation, NewMessage, Outcome, Refusal, Reply, Request, To, Transport,
     conversation::{Turn, Work, unavailable},
     pipeline::{self, answered, open_first},
     ports::{After, Call, HookError, Plan},
@@ -131,7 +131,7 @@ pub(crate) async fn message(
         reply_to: content.reply_to,
         forwarded_from: content.forwarded_from,
     };
-    let actor = Actor::user(sender.clone(), "internal");
+    let actor = Actor::user(sender.clone(), Transport::Internal);
     let (reply, answer) = channel();
     let request = Request::new(
         actor,
@@ -233,7 +233,7 @@ fn actor_of(entry: &Entry) -> Actor {
     };
     Actor {
         roles,
-        ..Actor::user(user, "internal")
+        ..Actor::user(user, Transport::Internal)
     }
 }
 

@@ -10,7 +10,7 @@ use haggle_store::{ConversationRow, FailedDelivery, InboxRow, MemberRow, SharedS
 use tokio::sync::oneshot;
 
 use crate::{
-    Actor, Outcome, Refusal, Reply, Request,
+    Actor, Outcome, Refusal, Reply, Request, Transport,
     acting::Acting,
     clock::Clock,
     conversation::{Conversation, unavailable},
@@ -411,7 +411,10 @@ impl Engine {
             None => engine.warmed(&Address::Plugin(plugin.clone())).await?,
         };
         let row = conversation.with_state(State::present_row).filter(|_| id.is_some());
-        let actor = push.what.actor().map_or_else(Actor::server, |user| Actor::user(user.clone(), "internal"));
+        let actor = push
+            .what
+            .actor()
+            .map_or_else(Actor::server, |user| Actor::user(user.clone(), Transport::Internal));
         let call = Call {
             command: engine.fresh_command(),
             actor,

@@ -17,9 +17,9 @@ use parking_lot::Mutex;
 use tokio::sync::futures::Notified;
 
 use crate::{
-    Inner, Refusal, deliver,
+    Actor, Inner, Refusal, deliver,
     lanes::Lane,
-    ports::{After, Facts, HookError, Op, ParticipantChange, ReactionChange},
+    ports::{After, ConversationOp, Facts, HookError, Op, ParticipantChange, ParticipantOp, ReactionChange},
 };
 
 /// The consumer that carries items from one conversation to others.
@@ -704,7 +704,7 @@ async fn tell(engine: &Arc<Inner>, plugin: &PluginId, shard: Shard, pos: Pos, en
             &Facts {
                 conversation: kind,
                 message,
-                dialect: "native",
+                dialect: Actor::NATIVE,
             },
         )
     })
@@ -724,7 +724,7 @@ async fn tell(engine: &Arc<Inner>, plugin: &PluginId, shard: Shard, pos: Pos, en
         &Facts {
             conversation: kind,
             message: message.as_deref(),
-            dialect: "native",
+            dialect: Actor::NATIVE,
         },
     ) {
         return Ok(());
@@ -760,13 +760,13 @@ async fn after_event(engine: &Inner, entry: &Entry, wants: impl Fn(crate::ports:
             .map(|message| After::Message { op, message }));
     }
     let op = match &entry.event {
-        Event::ConversationCreated(_) => "create",
-        Event::ConversationUpdated(_) => "update",
-        Event::ConversationClosed(_) => "close",
-        Event::ConversationReopened => "reopen",
-        _ => "",
+        Event::ConversationCreated(_) => Some(ConversationOp::Create),
+        Event::ConversationUpdated(_) => Some(ConversationOp::Update),
+        Event::ConversationClosed(_) => Some(ConversationOp::Close),
+        Event::ConversationReopened => Some(ConversationOp::Reopen),
+        _ => None,
     };
-    if !op.is_empty() {
+    if let Some(op) = op {
         if !wants(Hook::AfterConversation, None) {
             return Ok(None);
         }
@@ -791,9 +791,9 @@ async fn after_event(engine: &Inner, entry: &Entry, wants: impl Fn(crate::ports:
         }))
     };
     Ok(match &entry.event {
-        Event::ParticipantJoined { user, role } => change("join", user, *role),
-        Event::ParticipantLeft { user } => change("leave", user, Default::default()),
-        Event::ParticipantUpdated { user, role } => change("role", user, *role),
+        Event::ParticipantJoined { user, role } => change(ParticipantOp::Join, user, *role),
+        Event::ParticipantLeft { user } => change(ParticipantOp::Leave, user, Default::default()),
+        Event::ParticipantUpdated { user, role } => change(ParticipantOp::Role, user, *role),
         Event::ReactionAdded { target, user, emoji } => reaction(*target, user, Some(emoji.clone())),
         Event::ReactionRemoved { target, user } => reaction(*target, user, None),
         Event::Marked { user, mark } => Some(After::Receipt {

@@ -18,6 +18,7 @@ use papaya::HashMap;
 use parking_lot::RwLock;
 
 use crate::{
+    Transport,
     sockets::{Recipients, Sockets},
     state::message_created,
 };
@@ -156,8 +157,8 @@ pub trait Subscriber: Send + Sync {
     fn user(&self) -> &UserId;
     /// The token has this role.
     fn has_role(&self, role: &str) -> bool;
-    /// `ws`, `socketio`.
-    fn transport(&self) -> &'static str;
+    /// By which way it came.
+    fn transport(&self) -> Transport;
     /// Has asked for this conversation's events (joined it).
     fn subscribed(&self, conversation: ConversationId) -> bool;
     /// Takes or leaves a push; never waits. Gets the events of every conversation its user is in, subscribed or not.

@@ -41,7 +41,7 @@ mod turns;
 mod typing;
 mod warm;
 
-pub use actor::Actor;
+pub use actor::{Actor, Transport};
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use command::{
     AttributeChanges, BUILT_IN_KINDS, Command, NewConversation, NewMessage, Outcome, ProfilePatch, Reply, Request, To, context_address,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use haggle_model::{ErrorCode, MessageId, UserId};
 use haggle_store::NotificationRow;
 
-use crate::{Actor, Engine, Inner, Refusal};
+use crate::{Actor, Engine, Inner, Refusal, Transport};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub(crate) async fn fill(engine: &Arc<Inner>, view: &mut NotificationView) -> Re
 }
 
 async fn text(engine: &Arc<Inner>, user: &UserId, message: MessageId) -> Result<String, Refusal> {
-    let reader = Actor::user(user.clone(), "internal");
+    let reader = Actor::user(user.clone(), Transport::Internal);
     let whole = Engine { inner: engine.clone() };
     match whole.authorize_read(&reader, message.conversation).await {
         Ok(_) if engine.store.is_hidden(user, message).await? => Ok(String::new()),

@@ -17,7 +17,7 @@ use crate::{
     digest::digest,
     inner::PROBES_MAX,
     marks,
-    ports::{Call, ConversationDraft, Draft, Facts, Hook, Op, ParticipantChange, Plan, ReactionChange},
+    ports::{Call, ConversationDraft, ConversationOp, Draft, Facts, Hook, Op, ParticipantChange, ParticipantOp, Plan, ReactionChange},
     scope::{self, HandlerScope, content_of},
     state::State,
     transaction::{Item, Stamp, Transaction},
@@ -1002,7 +1002,7 @@ async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, 
     context.turn.conversation.guarded.lock().state.pending = Some(new.address.clone());
     let kind = new.address.kind();
     let mut draft = ConversationDraft {
-        op: "create",
+        op: ConversationOp::Create,
         kind,
         context: context_name(new.address),
         name: new.name,
@@ -1036,7 +1036,7 @@ async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, 
                 .before_participant(
                     context.scope(),
                     ParticipantChange {
-                        op: "join",
+                        op: ParticipantOp::Join,
                         user: user.clone(),
                         role,
                     },
@@ -1162,7 +1162,7 @@ async fn update_conversation(context: &Context<'_>, update: &ConversationUpdate)
     if context.plan.wants(Hook::BeforeConversation, &context.facts(kind, None)) {
         let context_name = context.state(|state| state.address().and_then(context_name));
         let draft = ConversationDraft {
-            op: "update",
+            op: ConversationOp::Update,
             kind,
             context: context_name,
             name: update.name,
@@ -1199,7 +1199,7 @@ async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Res
     }
     let kind = context.kind();
     if context.plan.wants(Hook::BeforeConversation, &context.facts(kind, None)) {
-        let op = if closed { "close" } else { "reopen" };
+        let op = if closed { ConversationOp::Close } else { ConversationOp::Reopen };
         let draft = ConversationDraft {
             op,
             kind,
@@ -1235,7 +1235,7 @@ async fn add(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided
     must_be_known(context, std::slice::from_ref(user)).await?;
     participant(
         context,
-        "join",
+        ParticipantOp::Join,
         user,
         role,
         Event::ParticipantJoined { user: user.clone(), role },
@@ -1260,7 +1260,7 @@ async fn remove(context: &Context<'_>, user: &UserId) -> Result<Decided, Refusal
     let role = member.ok_or_else(Refusal::not_found)?;
     participant(
         context,
-        "leave",
+        ParticipantOp::Leave,
         user,
         role,
         Event::ParticipantLeft { user: user.clone() },
@@ -1277,12 +1277,20 @@ async fn set_role(context: &Context<'_>, user: &UserId, role: Role) -> Result<De
     if present == role {
         return Ok(Decided::UNCHANGED);
     }
-    participant(context, "role", user, role, Event::ParticipantUpdated { user: user.clone(), role }, None).await
+    participant(
+        context,
+        ParticipantOp::Role,
+        user,
+        role,
+        Event::ParticipantUpdated { user: user.clone(), role },
+        None,
+    )
+    .await
 }
 
 async fn participant(
     context: &Context<'_>,
-    op: &'static str,
+    op: ParticipantOp,
     user: &UserId,
     role: Role,
     event: Event,

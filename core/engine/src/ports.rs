@@ -13,7 +13,7 @@ use haggle_model::{
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 
 use crate::{
-    Actor, Command, NewConversation, NotificationView, Outcome, Readers, Refusal,
+    Actor, Command, NewConversation, NotificationView, Outcome, Readers, Refusal, Transport,
     sockets::{NamespaceAnswer, NamespaceCall, SocketEmit},
 };
 
@@ -83,11 +83,24 @@ pub struct Draft {
     pub client_id: Option<String>,
 }
 
+/// What is being done to a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConversationOp {
+    /// It comes into being.
+    Create,
+    /// Its name, avatar or state changes.
+    Update,
+    /// It is closed.
+    Close,
+    /// It is opened again.
+    Reopen,
+}
+
 /// A conversation that is about to be created or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConversationDraft {
-    /// `create`, `update`, `close` or `reopen`.
-    pub op: &'static str,
+    /// What is being done.
+    pub op: ConversationOp,
     /// Its kind.
     pub kind: ConversationKind,
     /// Of a context conversation: `owner/type:id`.
@@ -102,11 +115,33 @@ pub struct ConversationDraft {
     pub participants: Vec<UserId>,
 }
 
+/// What is being done to somebody's place in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParticipantOp {
+    /// They come in.
+    Join,
+    /// They leave, or are removed.
+    Leave,
+    /// They get another role.
+    Role,
+}
+
+impl ParticipantOp {
+    /// `join`, `leave` or `role`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ParticipantOp::Join => "join",
+            ParticipantOp::Leave => "leave",
+            ParticipantOp::Role => "role",
+        }
+    }
+}
+
 /// A change of who is in a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParticipantChange {
-    /// `join`, `leave` or `role`.
-    pub op: &'static str,
+    /// What is being done.
+    pub op: ParticipantOp,
     /// Whose place.
     pub user: UserId,
     /// The (new) role.
@@ -136,8 +171,8 @@ pub enum After {
     },
     /// A conversation was created or changed.
     Conversation {
-        /// `create`, `update`, `close` or `reopen`.
-        op: &'static str,
+        /// What happened.
+        op: ConversationOp,
         /// Its present state.
         conversation: ConversationRow,
     },
@@ -158,8 +193,8 @@ pub enum After {
         session: String,
         /// Whose.
         user: UserId,
-        /// `ws`, `socketio`, …
-        transport: &'static str,
+        /// By which way it came.
+        transport: Transport,
         /// Opened or closed.
         open: bool,
         /// Why it closed.

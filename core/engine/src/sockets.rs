@@ -14,7 +14,7 @@ use haggle_store::{ConversationRow, MessageRow, NotificationRow};
 use crate::{
     NotificationView, Refusal,
     hub::{Published, Push, What},
-    ports::{Op, ParticipantChange, ReactionChange},
+    ports::{Op, ParticipantChange, ParticipantOp, ReactionChange},
 };
 
 pub use crate::places::check_places;
@@ -224,9 +224,9 @@ impl CoreEvent {
         match &entry.event {
             Event::ReactionAdded { target, user, emoji } => told.reaction = Some(reaction(*target, user, Some(emoji))),
             Event::ReactionRemoved { target, user } => told.reaction = Some(reaction(*target, user, None)),
-            Event::ParticipantJoined { user, role } => told.participant = Some(change("join", user, *role)),
-            Event::ParticipantUpdated { user, role } => told.participant = Some(change("role", user, *role)),
-            Event::ParticipantLeft { user } => told.participant = Some(change("leave", user, Role::default())),
+            Event::ParticipantJoined { user, role } => told.participant = Some(change(ParticipantOp::Join, user, *role)),
+            Event::ParticipantUpdated { user, role } => told.participant = Some(change(ParticipantOp::Role, user, *role)),
+            Event::ParticipantLeft { user } => told.participant = Some(change(ParticipantOp::Leave, user, Role::default())),
             Event::Custom { payload, .. } => told.payload = Some(payload.clone()),
             Event::Notified(notification) => {
                 told.kind = "notification".into();

@@ -137,7 +137,7 @@ async fn unread_counts_what_others_wrote() {
     world.send("bob", id, "mine").await.unwrap();
     assert_eq!(unread(&bob).await, 3, "an own message is not unread");
     let (done, marked) = tokio::sync::oneshot::channel();
-    let actor = haggle_engine::Actor::user("bob", "rest");
+    let actor = haggle_engine::Actor::user("bob", haggle_engine::Transport::Rest);
     world
         .engine
         .mark(&actor, id, None, Some(5), Some(Box::new(move |answer| done.send(answer).unwrap())));

@@ -168,7 +168,7 @@ fn note_success(plugin: &Plugin, hook: Hook) {
 }
 
 fn note_failure(plugin: &Plugin, hook: Hook, error: &CallError, session: &Session) {
-    let trace_id = session.call.trace_id.as_str();
+    let trace_id = session.call.trace_id.as_deref().unwrap_or_default();
     let was_hurried = error.kind == Kind::Timeout && !session.is_own_deadline;
     let (id, hook_name, kind, message) = (plugin.id().as_str(), hook.as_str(), error.kind.as_str(), error.message.as_str());
     tracing::warn!(plugin = id, hook = hook_name, kind, trace_id, message, "plugin call failed");
@@ -261,7 +261,7 @@ impl Handler for BeforeMessage {
     fn bytes(raw: &wit::Decision) -> usize {
         match raw {
             wit::Decision::Continue => 0,
-            wit::Decision::Replace(draft) => convert::draft_bytes(draft),
+            wit::Decision::Replace(rewrite) => convert::rewrite_bytes(rewrite),
             wit::Decision::Reject(why) => rejection_bytes(why),
         }
     }
@@ -270,8 +270,8 @@ impl Handler for BeforeMessage {
         Ok(match raw {
             wit::Decision::Continue => (Outcome::Continue, Decided::Continue),
             wit::Decision::Reject(why) => (Outcome::Reject, Decided::Reject(rejection(why))),
-            wit::Decision::Replace(draft) => {
-                let rewritten = Rewritten::check(&self.0, draft).map_err(|error| error.to_string())?;
+            wit::Decision::Replace(rewrite) => {
+                let rewritten = Rewritten::check(rewrite).map_err(|error| error.to_string())?;
                 (Outcome::Replace, Decided::Replace(rewritten))
             }
         })
@@ -295,7 +295,7 @@ impl Handler for BeforeConversation {
     fn bytes(raw: &Self::Raw) -> usize {
         match raw {
             wit::ConversationDecision::Continue => 0,
-            wit::ConversationDecision::Replace(draft) => convert::conversation_draft_bytes(draft),
+            wit::ConversationDecision::Replace(rewrite) => convert::conversation_rewrite_bytes(rewrite),
             wit::ConversationDecision::Reject(why) => rejection_bytes(why),
         }
     }
@@ -304,8 +304,8 @@ impl Handler for BeforeConversation {
         Ok(match raw {
             wit::ConversationDecision::Continue => (Outcome::Continue, Decided::Continue),
             wit::ConversationDecision::Reject(why) => (Outcome::Reject, Decided::Reject(rejection(why))),
-            wit::ConversationDecision::Replace(draft) => {
-                let rewritten = RewrittenConversation::check(&self.0, draft).map_err(|error| error.to_string())?;
+            wit::ConversationDecision::Replace(rewrite) => {
+                let rewritten = RewrittenConversation::check(rewrite).map_err(|error| error.to_string())?;
                 (Outcome::Replace, Decided::Replace(rewritten))
             }
         })
@@ -350,7 +350,7 @@ simple_handlers! {
 }
 
 pub(crate) struct AfterConversation {
-    pub(crate) op: &'static str,
+    pub(crate) op: wit::ConversationOp,
     pub(crate) conversation: wit::Conversation,
 }
 

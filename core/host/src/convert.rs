@@ -3,8 +3,8 @@
 use std::mem::take;
 
 use haggle_engine::{
-    NotificationView, Readers,
-    ports::{self, Call, GuestMessage, HostError, Op},
+    Actor, NotificationView, Readers, Transport,
+    ports::{self, Call, ConversationOp, GuestMessage, HostError, Op, ParticipantOp},
 };
 use haggle_model::{Address, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
@@ -88,17 +88,28 @@ pub(crate) fn millis(at: Millis) -> u64 {
 
 /// What every handler is told of its call.
 pub(crate) fn call(call: &Call) -> wit::Call {
+    let actor = &call.actor;
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     wit::Call {
         ref_: call.command.to_string(),
-        actor: call.actor.user.to_string(),
-        roles: call.actor.roles.to_vec(),
-        session: call.actor.session.to_string(),
-        transport: call.actor.transport.to_owned(),
-        dialect: call.actor.dialect.to_string(),
-        trace_id: call.trace_id.clone(),
+        actor: actor.user.to_string(),
+        roles: (!actor.roles.is_empty()).then(|| actor.roles.to_vec()),
+        session: some(&actor.session),
+        transport: transport(actor.transport),
+        dialect: (*actor.dialect != *Actor::NATIVE).then(|| actor.dialect.to_string()),
+        trace_id: some(&call.trace_id),
         now_ms: millis(call.now),
         conversation_id: call.conversation.map(|id| id.to_string()),
-        origin: call.origin.iter().map(ToString::to_string).collect(),
+        origin: (!call.origin.is_empty()).then(|| call.origin.iter().map(ToString::to_string).collect()),
+    }
+}
+
+pub(crate) fn transport(transport: Transport) -> wit::Transport {
+    match transport {
+        Transport::Rest => wit::Transport::Rest,
+        Transport::Ws => wit::Transport::Ws,
+        Transport::SocketIo => wit::Transport::Socketio,
+        Transport::Internal => wit::Transport::Internal,
     }
 }
 
@@ -107,11 +118,19 @@ pub(crate) fn role(text: &str) -> Result<haggle_model::Role, HostError> {
     text.parse().map_err(|()| invalid("role must be `member` or `admin`"))
 }
 
+fn op(op: Op) -> wit::Op {
+    match op {
+        Op::Send => wit::Op::Send,
+        Op::Edit => wit::Op::Edit,
+        Op::Delete => wit::Op::Delete,
+    }
+}
+
 /// A draft as it is told to a handler. Its texts move there, so that none is copied for the one who only looks at them;
 /// [`restore_draft`] brings them back.
 pub(crate) fn tell_draft(draft: &mut ports::Draft) -> wit::Draft {
     wit::Draft {
-        op: draft.op.as_str().to_owned(),
+        op: op(draft.op),
         target: draft.target.map(|id| id.to_string()),
         conversation_id: draft.conversation.to_string(),
         sender_id: draft.sender.to_string(),
@@ -143,27 +162,20 @@ pub(crate) struct Rewritten {
 }
 
 impl Rewritten {
-    /// What a message *is* (whose, where, which operation) stays as it was.
-    pub(crate) fn check(before: &wit::Draft, after: wit::Draft) -> Result<Rewritten, HostError> {
-        same(&[
-            ("op", before.op == after.op),
-            ("target", before.target == after.target),
-            ("conversation-id", before.conversation_id == after.conversation_id),
-            ("sender-id", before.sender_id == after.sender_id),
-            ("client-message-id", before.client_message_id == after.client_message_id),
-        ])?;
-        if let Some(metadata) = &after.metadata {
+    pub(crate) fn check(rewrite: wit::Rewrite) -> Result<Rewritten, HostError> {
+        if let Some(metadata) = &rewrite.metadata {
             json_object("metadata", metadata)?;
         }
         Ok(Rewritten {
-            kind: after.kind,
-            text: after.content,
-            metadata: after.metadata,
-            reply_to: after.reply_to.map(|text| id("reply-to", &text)).transpose()?,
-            forwarded_from: after.forwarded_from.map(|text| id("forwarded-from", &text)).transpose()?,
+            kind: rewrite.kind,
+            text: rewrite.content,
+            metadata: rewrite.metadata,
+            reply_to: rewrite.reply_to.map(|text| id("reply-to", &text)).transpose()?,
+            forwarded_from: rewrite.forwarded_from.map(|text| id("forwarded-from", &text)).transpose()?,
         })
     }
 
+    /// What a message *is* (whose, where, which operation) stays as it was.
     pub(crate) fn apply(self, draft: ports::Draft) -> ports::Draft {
         let Rewritten {
             kind,
@@ -183,16 +195,18 @@ impl Rewritten {
     }
 }
 
-fn same(fields: &[(&str, bool)]) -> Result<(), HostError> {
-    match fields.iter().find(|(_, same)| !same) {
-        Some((field, _)) => Err(invalid(format!("the replaced draft has another {field}"))),
-        None => Ok(()),
+pub(crate) fn conversation_op(op: ConversationOp) -> wit::ConversationOp {
+    match op {
+        ConversationOp::Create => wit::ConversationOp::Create,
+        ConversationOp::Update => wit::ConversationOp::Update,
+        ConversationOp::Close => wit::ConversationOp::Close,
+        ConversationOp::Reopen => wit::ConversationOp::Reopen,
     }
 }
 
 pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> wit::ConversationDraft {
     wit::ConversationDraft {
-        op: draft.op.to_owned(),
+        op: conversation_op(draft.op),
         kind: draft.kind.as_str().to_owned(),
         context: draft.context.clone(),
         name: draft.name.clone(),
@@ -208,45 +222,24 @@ pub(crate) struct RewrittenConversation {
     name: Option<String>,
     avatar: Option<String>,
     state: Option<String>,
-    participants: Vec<UserId>,
 }
 
 impl RewrittenConversation {
-    /// What the conversation *is* stays as it was.
-    pub(crate) fn check(before: &wit::ConversationDraft, after: wit::ConversationDraft) -> Result<RewrittenConversation, HostError> {
-        same(&[
-            ("op", before.op == after.op),
-            ("kind", before.kind == after.kind),
-            ("context", before.context == after.context),
-            (
-                "set of participants, which is fixed once it exists",
-                before.op == "create" || before.participants == after.participants,
-            ),
-        ])?;
-        if let Some(state) = after.state.as_deref().filter(|state| !state.is_empty()) {
+    pub(crate) fn check(rewrite: wit::ConversationRewrite) -> Result<RewrittenConversation, HostError> {
+        let wit::ConversationRewrite { name, avatar, state } = rewrite;
+        if let Some(state) = state.as_deref().filter(|state| !state.is_empty()) {
             json_object("state", state)?;
         }
-        let participants = after.participants.into_iter().map(Into::into).collect();
-        Ok(RewrittenConversation {
-            name: after.name,
-            avatar: after.avatar,
-            state: after.state,
-            participants,
-        })
+        Ok(RewrittenConversation { name, avatar, state })
     }
 
+    /// What the conversation *is*, and who is in it, stays as it was.
     pub(crate) fn apply(self, draft: ports::ConversationDraft) -> ports::ConversationDraft {
-        let RewrittenConversation {
-            name,
-            avatar,
-            state,
-            participants,
-        } = self;
+        let RewrittenConversation { name, avatar, state } = self;
         ports::ConversationDraft {
             name,
             avatar,
             state,
-            participants,
             ..draft
         }
     }
@@ -254,7 +247,11 @@ impl RewrittenConversation {
 
 pub(crate) fn participant_change(change: &ports::ParticipantChange) -> wit::ParticipantChange {
     wit::ParticipantChange {
-        op: change.op.to_owned(),
+        op: match change.op {
+            ParticipantOp::Join => wit::ParticipantOp::Join,
+            ParticipantOp::Leave => wit::ParticipantOp::Leave,
+            ParticipantOp::Role => wit::ParticipantOp::Role,
+        },
         user_id: change.user.to_string(),
         role: change.role.as_str().to_owned(),
     }
@@ -268,8 +265,8 @@ pub(crate) fn reaction(change: &ports::ReactionChange) -> wit::Reaction {
     }
 }
 
-/// A stored message; `op` is what has just happened to it (for a read: `send`).
-pub(crate) fn message(row: MessageRow, op: Op) -> wit::Message {
+/// A stored message; `happened` is what has just happened to it (for a read: `send`).
+pub(crate) fn message(row: MessageRow, happened: Op) -> wit::Message {
     let content = row.content;
     wit::Message {
         id: row.id.to_string(),
@@ -282,8 +279,8 @@ pub(crate) fn message(row: MessageRow, op: Op) -> wit::Message {
         deleted_at_ms: row.deleted_at.map(millis),
         reactions: row.reactions.into_iter().map(|(user, emoji)| (user.to_string(), emoji)).collect(),
         draft: wit::Draft {
-            op: op.as_str().to_owned(),
-            target: (op != Op::Send).then(|| row.id.to_string()),
+            op: op(happened),
+            target: (happened != Op::Send).then(|| row.id.to_string()),
             conversation_id: row.id.conversation.to_string(),
             sender_id: row.sender.to_string(),
             kind: content.kind,
@@ -364,7 +361,7 @@ pub(crate) fn user(row: UserRow) -> wit::User {
 
 /// A message that a plugin sends. `system` messages are notes of the server: they do not count as unread.
 pub(crate) fn guest_message(draft: wit::Draft) -> Result<GuestMessage, HostError> {
-    if draft.op != "send" && !draft.op.is_empty() {
+    if draft.op != wit::Op::Send {
         return Err(invalid("op must be `send`; use `messages.edit` for changes"));
     }
     if draft.target.is_some() || draft.forwarded_from.is_some() || draft.client_message_id.is_some() {
@@ -474,7 +471,7 @@ pub(crate) fn http_response(response: exports::http::Response) -> Result<ports::
     })
 }
 
-/// Bytes of the texts of a draft, for the limit of answers.
+/// Bytes of the texts of a draft.
 pub(crate) fn draft_bytes(draft: &wit::Draft) -> usize {
     let optional = [
         &draft.target,
@@ -484,14 +481,20 @@ pub(crate) fn draft_bytes(draft: &wit::Draft) -> usize {
         &draft.client_message_id,
     ];
     let optional: usize = optional.into_iter().flatten().map(String::len).sum();
-    draft.op.len() + draft.conversation_id.len() + draft.sender_id.len() + draft.kind.len() + draft.content.len() + optional
+    draft.conversation_id.len() + draft.sender_id.len() + draft.kind.len() + draft.content.len() + optional
 }
 
-/// As [`draft_bytes`].
-pub(crate) fn conversation_draft_bytes(draft: &wit::ConversationDraft) -> usize {
-    let optional = [&draft.context, &draft.name, &draft.avatar, &draft.state];
+/// Bytes of the texts of an answer, for its limit.
+pub(crate) fn rewrite_bytes(rewrite: &wit::Rewrite) -> usize {
+    let optional = [&rewrite.metadata, &rewrite.reply_to, &rewrite.forwarded_from];
     let optional: usize = optional.into_iter().flatten().map(String::len).sum();
-    draft.op.len() + draft.kind.len() + optional + draft.participants.iter().map(|user| user.len() + 8).sum::<usize>()
+    rewrite.kind.len() + rewrite.content.len() + optional
+}
+
+/// As [`rewrite_bytes`].
+pub(crate) fn conversation_rewrite_bytes(rewrite: &wit::ConversationRewrite) -> usize {
+    let optional = [&rewrite.name, &rewrite.avatar, &rewrite.state];
+    optional.into_iter().flatten().map(String::len).sum()
 }
 
 #[cfg(test)]
@@ -523,16 +526,19 @@ mod tests {
         assert_eq!(format!("{draft:?}"), format!("{:?}", a_draft()));
     }
 
-    #[test]
-    fn content_may_be_rewritten() {
-        let before = tell_draft(&mut a_draft());
-        let after = wit::Draft {
+    fn a_rewrite() -> wit::Rewrite {
+        wit::Rewrite {
+            kind: "offer".into(),
             content: "hi".into(),
             metadata: Some(" {\"a\":1}".into()),
-            kind: "offer".into(),
-            ..before.clone()
-        };
-        let rewritten = Rewritten::check(&before, after).unwrap().apply(a_draft());
+            reply_to: None,
+            forwarded_from: None,
+        }
+    }
+
+    #[test]
+    fn content_may_be_rewritten() {
+        let rewritten = Rewritten::check(a_rewrite()).unwrap().apply(a_draft());
         assert_eq!(
             rewritten,
             ports::Draft {
@@ -545,22 +551,40 @@ mod tests {
     }
 
     #[test]
-    fn identity_may_not() {
-        let before = tell_draft(&mut a_draft());
-        let changes: [fn(&mut wit::Draft); 7] = [
-            |draft| draft.op = "delete".into(),
-            |draft| draft.target = Some("0123456789abcdef00000001".into()),
-            |draft| draft.conversation_id = "x".into(),
-            |draft| draft.sender_id = "bob".into(),
-            |draft| draft.client_message_id = None,
-            |draft| draft.reply_to = Some("no id".into()),
-            |draft| draft.metadata = Some("[]".into()),
+    fn not_into_what_no_message_is() {
+        let changes: [fn(&mut wit::Rewrite); 3] = [
+            |rewrite| rewrite.reply_to = Some("no id".into()),
+            |rewrite| rewrite.forwarded_from = Some("no id".into()),
+            |rewrite| rewrite.metadata = Some("[]".into()),
         ];
         for change in changes {
-            let mut after = before.clone();
-            change(&mut after);
-            assert!(Rewritten::check(&before, after.clone()).is_err(), "{after:?}");
+            let mut rewrite = a_rewrite();
+            change(&mut rewrite);
+            assert!(Rewritten::check(rewrite.clone()).is_err(), "{rewrite:?}");
         }
+    }
+
+    #[test]
+    fn what_a_call_has_not_costs_nothing() {
+        let mut asked = Call {
+            command: haggle_model::CommandId([7; 16]),
+            actor: Actor::user("ann", Transport::Rest),
+            trace_id: String::new(),
+            now: -1,
+            conversation: None,
+            origin: Vec::new(),
+        };
+        let told = call(&asked);
+        assert!(told.roles.is_none() && told.session.is_none() && told.dialect.is_none() && told.trace_id.is_none() && told.origin.is_none());
+        asked.actor.roles = ["staff".to_owned()].into();
+        (asked.actor.session, asked.actor.dialect) = ("s1".into(), "shop".into());
+        (asked.trace_id, asked.origin) = ("t1".into(), vec!["offers".into()]);
+        let told = call(&asked);
+        assert_eq!((told.roles, told.origin), (Some(vec!["staff".into()]), Some(vec!["offers".into()])));
+        assert_eq!(
+            [told.session, told.dialect, told.trace_id].map(Option::unwrap_or_default),
+            ["s1", "shop", "t1"]
+        );
     }
 
     #[test]

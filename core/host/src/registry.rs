@@ -266,7 +266,7 @@ impl Plan for Registry {
                     plugin,
                     scope,
                     calls::AfterConversation {
-                        op,
+                        op: convert::conversation_op(op),
                         conversation: convert::conversation(conversation),
                     },
                 )
@@ -292,7 +292,7 @@ impl Plan for Registry {
                 let connection = wit::Connection {
                     id: session,
                     user_id: user.to_string(),
-                    transport: transport.to_owned(),
+                    transport: convert::transport(transport),
                     open,
                     reason,
                 };

@@ -208,7 +208,7 @@ impl State {
             self.profile.meters.log_dropped.increment(1);
         } else {
             let (plugin, hook) = (self.profile.id.as_str(), self.running.hook.as_str());
-            let trace_id = self.running.call.as_ref().map_or("", |call| call.trace_id.as_str());
+            let trace_id = self.running.call.as_ref().and_then(|call| call.trace_id.as_deref()).unwrap_or_default();
             match level {
                 Level::Debug => tracing::debug!(target: "haggle_plugin", plugin, hook, trace_id, "{text}"),
                 Level::Info => tracing::info!(target: "haggle_plugin", plugin, hook, trace_id, "{text}"),

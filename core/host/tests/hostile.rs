@@ -510,20 +510,15 @@ async fn answers_out_of_bounds_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_that_break_the_rules_are_refused() {
-    // The sender's length in the copied draft.
-    let other_sender = format!("(drop {}) (i32.store (i32.const 548) (i32.const 1)) (i32.const 512)", replace(4));
-    check(
-        "speaks-for-others",
-        "",
-        &decides("", "(data (i32.const 16) \"text\")", &other_sender),
-        "output",
-    )
-    .await;
+    // The rewrite's `reply-to`, from its flag on.
+    let reply = "(i32.store8 (i32.const 544) (i32.const 1)) (i32.store (i32.const 548) (i32.const 16)) (i32.store (i32.const 552) (i32.const 4))";
+    let no_id = format!("(drop {}) {reply} (i32.const 512)", replace(4));
+    check("answers-nothing", "", &decides("", "(data (i32.const 16) \"text\")", &no_id), "output").await;
     let big = format!(
         "(drop (memory.grow (i32.const 32))) (memory.fill (i32.const 131072) (i32.const 65) (i32.const 1048576)) {}",
         replace(1_048_576).replace(
-            "(i32.store (i32.const 560) (i32.const 16))",
-            "(i32.store (i32.const 560) (i32.const 131072))"
+            "(i32.store (i32.const 524) (i32.const 16))",
+            "(i32.store (i32.const 524) (i32.const 131072))"
         )
     );
     check("says-too-much", "", &decides("", "", &big), "output").await;

@@ -225,12 +225,12 @@ async fn configuration_reaches_the_plugin() {
     let decide = format!("(call $config (i32.const 16) (i32.const 4) (i32.const 256)) {}", replace(0));
     let decide = decide
         .replace(
-            "(i32.store (i32.const 560) (i32.const 16))",
-            "(i32.store (i32.const 560) (i32.load (i32.const 260)))",
+            "(i32.store (i32.const 524) (i32.const 16))",
+            "(i32.store (i32.const 524) (i32.load (i32.const 260)))",
         )
         .replace(
-            "(i32.store (i32.const 564) (i32.const 0))",
-            "(i32.store (i32.const 564) (i32.load (i32.const 264)))",
+            "(i32.store (i32.const 528) (i32.const 0))",
+            "(i32.store (i32.const 528) (i32.load (i32.const 264)))",
         );
     let wasm = decides(imports, "(data (i32.const 16) \"text\")", &decide);
     let rest = "[grants]\nconfig = true\n[config]\ntext = \"from the manifest\"";

@@ -98,7 +98,7 @@ fn brought(event: &CoreEvent) -> Value {
         "recipients": event.recipients,
         "message": event.message.as_ref().map(|message| json!({"id": message.id, "content": message.content})),
         "reaction": event.reaction.as_ref().map(|reaction| json!([reaction.user_id, reaction.emoji])),
-        "participant": event.participant.as_ref().map(|change| json!([change.op, change.user_id, change.role])),
+        "participant": event.participant.as_ref().map(|change| json!([change.op.as_str(), change.user_id, change.role])),
         "read": event.receipt.as_ref().map(|receipt| json!([receipt.user_id, receipt.read_seq])),
         "on": event.on,
         "lastSeenMs": event.last_seen_ms,

@@ -79,10 +79,10 @@ impl AfterConversation for MarketplaceNotifications {
 
 impl AfterParticipant for MarketplaceNotifications {
     fn after_participant(&mut self, call: &Call, change: ParticipantChange) -> Result<(), Failure> {
-        match change.op.as_str() {
-            "join" => chat::joined(&self.settings, call, &change.user_id)?,
-            "leave" => chat::left(&change.user_id)?,
-            _ => {}
+        match change.op {
+            ParticipantOp::Join => chat::joined(&self.settings, call, &change.user_id)?,
+            ParticipantOp::Leave => chat::left(&change.user_id)?,
+            ParticipantOp::Role => {}
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use crate::{
     sockets::{Args, Audience, CoreEvent, Emit, Handshake, SocketEvent, Target},
     types::{
         Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Op, ParticipantChange, Reaction, Reader, Receipt, StoredNotification, Verdict,
+        Op, ParticipantChange, ParticipantOp, Reaction, Reader, Receipt, StoredNotification, Transport, Verdict,
     },
 };
 
@@ -184,10 +184,9 @@ impl<E: Exported> after_conversation::exports::haggle::plugin::after_conversatio
 where
     E::Plugin: hooks::AfterConversation,
 {
-    fn handle(call: wit::Call, op: String, conversation: wit::Conversation) -> Result<(), String> {
-        let op = conversation_op(&op);
+    fn handle(call: wit::Call, op: wit::ConversationOp, conversation: wit::Conversation) -> Result<(), String> {
         reason(E::with(|plugin| {
-            hooks::AfterConversation::after_conversation(plugin, &call.into(), op, conversation.into())
+            hooks::AfterConversation::after_conversation(plugin, &call.into(), op.into(), conversation.into())
         }))
     }
 }
@@ -409,13 +408,56 @@ fn reason(result: Result<(), Failure>) -> Result<(), String> {
     result.map_err(|failure| failure.0)
 }
 
-/// A word that this contract does not have ends the call: to guess would be worse.
-fn op(word: &str) -> Op {
-    Op::parse(word).unwrap_or_else(|| panic!("op {word} is not part of this contract"))
+impl From<wit::Transport> for Transport {
+    fn from(transport: wit::Transport) -> Transport {
+        match transport {
+            wit::Transport::Rest => Transport::Rest,
+            wit::Transport::Ws => Transport::Ws,
+            wit::Transport::Socketio => Transport::SocketIo,
+            wit::Transport::Internal => Transport::Internal,
+        }
+    }
 }
 
-fn conversation_op(word: &str) -> ConversationOp {
-    ConversationOp::parse(word).unwrap_or_else(|| panic!("op {word} is not part of this contract"))
+impl From<wit::Op> for Op {
+    fn from(op: wit::Op) -> Op {
+        match op {
+            wit::Op::Send => Op::Send,
+            wit::Op::Edit => Op::Edit,
+            wit::Op::Delete => Op::Delete,
+        }
+    }
+}
+
+impl From<Op> for wit::Op {
+    fn from(op: Op) -> wit::Op {
+        match op {
+            Op::Send => wit::Op::Send,
+            Op::Edit => wit::Op::Edit,
+            Op::Delete => wit::Op::Delete,
+        }
+    }
+}
+
+impl From<wit::ConversationOp> for ConversationOp {
+    fn from(op: wit::ConversationOp) -> ConversationOp {
+        match op {
+            wit::ConversationOp::Create => ConversationOp::Create,
+            wit::ConversationOp::Update => ConversationOp::Update,
+            wit::ConversationOp::Close => ConversationOp::Close,
+            wit::ConversationOp::Reopen => ConversationOp::Reopen,
+        }
+    }
+}
+
+impl From<wit::ParticipantOp> for ParticipantOp {
+    fn from(op: wit::ParticipantOp) -> ParticipantOp {
+        match op {
+            wit::ParticipantOp::Join => ParticipantOp::Join,
+            wit::ParticipantOp::Leave => ParticipantOp::Leave,
+            wit::ParticipantOp::Role => ParticipantOp::Role,
+        }
+    }
 }
 
 impl From<wit::Call> for Call {
@@ -423,14 +465,14 @@ impl From<wit::Call> for Call {
         Call {
             reference: call.ref_,
             actor: call.actor,
-            roles: call.roles,
-            session: call.session,
-            transport: call.transport,
+            roles: call.roles.unwrap_or_default(),
+            session: call.session.unwrap_or_default(),
+            transport: call.transport.into(),
             dialect: call.dialect,
-            trace_id: call.trace_id,
+            trace_id: call.trace_id.unwrap_or_default(),
             now_ms: call.now_ms,
             conversation_id: call.conversation_id,
-            origin: call.origin,
+            origin: call.origin.unwrap_or_default(),
         }
     }
 }
@@ -438,7 +480,7 @@ impl From<wit::Call> for Call {
 impl From<wit::Draft> for Draft {
     fn from(draft: wit::Draft) -> Draft {
         Draft {
-            op: op(&draft.op),
+            op: draft.op.into(),
             target: draft.target,
             conversation_id: draft.conversation_id,
             sender_id: draft.sender_id,
@@ -455,7 +497,7 @@ impl From<wit::Draft> for Draft {
 impl From<Draft> for wit::Draft {
     fn from(draft: Draft) -> wit::Draft {
         wit::Draft {
-            op: draft.op.as_str().into(),
+            op: draft.op.into(),
             target: draft.target,
             conversation_id: draft.conversation_id,
             sender_id: draft.sender_id,
@@ -465,6 +507,18 @@ impl From<Draft> for wit::Draft {
             reply_to: draft.reply_to,
             forwarded_from: draft.forwarded_from,
             client_message_id: draft.client_message_id,
+        }
+    }
+}
+
+impl From<Draft> for wit::Rewrite {
+    fn from(draft: Draft) -> wit::Rewrite {
+        wit::Rewrite {
+            kind: draft.kind,
+            content: draft.content,
+            metadata: draft.metadata,
+            reply_to: draft.reply_to,
+            forwarded_from: draft.forwarded_from,
         }
     }
 }
@@ -481,7 +535,7 @@ impl From<wit::Message> for Message {
             edited_at_ms: message.edited_at_ms,
             deleted_at_ms: message.deleted_at_ms,
             reactions: message.reactions,
-            op: op(&message.draft.op),
+            op: message.draft.op.into(),
             conversation_id: message.draft.conversation_id,
             sender_id: message.draft.sender_id,
             kind: message.draft.kind,
@@ -552,7 +606,7 @@ impl From<Verdict> for wit::Verdict {
 impl From<wit::ConversationDraft> for ConversationDraft {
     fn from(draft: wit::ConversationDraft) -> ConversationDraft {
         ConversationDraft {
-            op: conversation_op(&draft.op),
+            op: draft.op.into(),
             kind: draft.kind,
             context: draft.context,
             name: draft.name,
@@ -567,14 +621,10 @@ impl From<ConversationDecision> for wit::ConversationDecision {
     fn from(decision: ConversationDecision) -> wit::ConversationDecision {
         match decision {
             ConversationDecision::Continue => wit::ConversationDecision::Continue,
-            ConversationDecision::Replace(draft) => wit::ConversationDecision::Replace(wit::ConversationDraft {
-                op: draft.op.as_str().into(),
-                kind: draft.kind,
-                context: draft.context,
+            ConversationDecision::Replace(draft) => wit::ConversationDecision::Replace(wit::ConversationRewrite {
                 name: draft.name,
                 avatar: draft.avatar,
                 state: draft.state,
-                participants: draft.participants,
             }),
             ConversationDecision::Reject(rejection) => wit::ConversationDecision::Reject(rejection.into()),
         }
@@ -601,7 +651,7 @@ impl From<wit::Conversation> for Conversation {
 impl From<wit::ParticipantChange> for ParticipantChange {
     fn from(change: wit::ParticipantChange) -> ParticipantChange {
         ParticipantChange {
-            op: change.op,
+            op: change.op.into(),
             user_id: change.user_id,
             role: change.role,
         }
@@ -633,7 +683,7 @@ impl From<wit::Connection> for Connection {
         Connection {
             id: connection.id,
             user_id: connection.user_id,
-            transport: connection.transport,
+            transport: connection.transport.into(),
             open: connection.open,
             reason: connection.reason,
         }

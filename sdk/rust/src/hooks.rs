@@ -164,7 +164,7 @@ pub trait AfterConversation {
 ///
 /// impl BeforeParticipant for MembersOnly {
 ///     fn before_participant(&mut self, _call: &Call, change: ParticipantChange) -> Verdict {
-///         if change.op == "join" && change.user_id.starts_with("guest") {
+///         if change.op == ParticipantOp::Join && change.user_id.starts_with("guest") {
 ///             return Verdict::reject("members_only", "please register first");
 ///         }
 ///         Verdict::Continue
@@ -192,7 +192,7 @@ pub trait BeforeParticipant {
 ///
 /// impl AfterParticipant for CountJoins {
 ///     fn after_participant(&mut self, _call: &Call, change: ParticipantChange) -> Result<(), Failure> {
-///         if change.op == "join" {
+///         if change.op == ParticipantOp::Join {
 ///             metrics::count("joins");
 ///         }
 ///         Ok(())

@@ -5,6 +5,32 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Rejection, Stop, json};
 
+/// By which way somebody asks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Transport {
+    /// Requests over HTTP.
+    Rest,
+    /// The native WebSocket.
+    Ws,
+    /// Socket.IO.
+    SocketIo,
+    /// None: it is the server itself, or a plugin for itself.
+    #[default]
+    Internal,
+}
+
+impl Transport {
+    /// `rest`, `ws`, `socketio` or `internal`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Transport::Rest => "rest",
+            Transport::Ws => "ws",
+            Transport::SocketIo => "socketio",
+            Transport::Internal => "internal",
+        }
+    }
+}
+
 /// Who asks, and for what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Call {
@@ -17,11 +43,11 @@ pub struct Call {
     pub roles: Vec<String>,
     /// Id of the connection; empty for REST and for the server.
     pub session: String,
-    /// `rest`, `ws`, `socketio` or `internal`.
-    pub transport: String,
-    /// `native` or the dialect's name.
-    pub dialect: String,
-    /// For logs.
+    /// By which way they ask.
+    pub transport: Transport,
+    /// The dialect's name; none: the native one.
+    pub dialect: Option<String>,
+    /// For logs; empty where the request has none.
     pub trace_id: String,
     /// Wall clock in milliseconds since 1970; the only clock a plugin has.
     pub now_ms: u64,
@@ -74,11 +100,6 @@ impl Op {
             Op::Edit => "edit",
             Op::Delete => "delete",
         }
-    }
-
-    /// The inverse of [`Op::as_str`]. None: a word of a later contract.
-    pub fn parse(word: &str) -> Option<Op> {
-        [Op::Send, Op::Edit, Op::Delete].into_iter().find(|op| op.as_str() == word)
     }
 }
 
@@ -214,7 +235,7 @@ pub struct Reader {
 pub enum Decision {
     /// Go on with the message as it is.
     Continue,
-    /// Go on with this one. Op, target, conversation and sender stay what they were.
+    /// Go on with what this one says of kind, content, metadata, `reply_to` and `forwarded_from`. All else stays what it was.
     Replace(Draft),
     /// Do not.
     Reject(Rejection),
@@ -313,12 +334,6 @@ impl ConversationOp {
             ConversationOp::Reopen => "reopen",
         }
     }
-
-    /// The inverse of [`ConversationOp::as_str`]. None: a word of a later contract.
-    pub fn parse(word: &str) -> Option<ConversationOp> {
-        use ConversationOp::{Close, Create, Reopen, Update};
-        [Create, Update, Close, Reopen].into_iter().find(|op| op.as_str() == word)
-    }
 }
 
 /// A conversation that is about to be created or changed.
@@ -345,7 +360,7 @@ pub struct ConversationDraft {
 pub enum ConversationDecision {
     /// Go on with it as it is.
     Continue,
-    /// Go on with this one.
+    /// Go on with what this one says of name, avatar and state. All else stays what it was.
     Replace(ConversationDraft),
     /// Do not.
     Reject(Rejection),
@@ -373,11 +388,34 @@ pub struct Participant {
     pub delivered_seq: u32,
 }
 
+/// What is being done, or has just been done, to somebody's place in a conversation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ParticipantOp {
+    /// They come in.
+    #[default]
+    Join,
+    /// They leave, or are removed.
+    Leave,
+    /// They get another role.
+    Role,
+}
+
+impl ParticipantOp {
+    /// `join`, `leave` or `role`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ParticipantOp::Join => "join",
+            ParticipantOp::Leave => "leave",
+            ParticipantOp::Role => "role",
+        }
+    }
+}
+
 /// A change of who is in a conversation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParticipantChange {
-    /// `join`, `leave` or `role`.
-    pub op: String,
+    /// What is being done.
+    pub op: ParticipantOp,
     /// Whose place.
     pub user_id: String,
     /// The (new) role.
@@ -413,8 +451,8 @@ pub struct Connection {
     pub id: String,
     /// Whose.
     pub user_id: String,
-    /// `ws`, `socketio`, …
-    pub transport: String,
+    /// By which way it came.
+    pub transport: Transport,
     /// Opened, not closed.
     pub open: bool,
     /// Why it closed.

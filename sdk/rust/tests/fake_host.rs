@@ -145,3 +145,44 @@ fn without_a_host_every_question_is_unavailable() {
     assert!(matches!(kv::get("k"), Err(Error::Unavailable(_))));
     assert_eq!(config::get("k"), None);
 }
+
+/// Answers with messages and groups that are others' than those it was given.
+#[derive(Default)]
+struct Usurper;
+
+impl BeforeMessage for Usurper {
+    fn before_message(&mut self, _call: &Call, draft: Draft) -> Decision {
+        let content = draft.content.to_uppercase();
+        let client_message_id = Some("mine".into());
+        Decision::Replace(Draft {
+            sender_id: "mallory".into(),
+            client_message_id,
+            ..Draft::text("elsewhere", content)
+        })
+    }
+}
+
+impl BeforeConversation for Usurper {
+    fn before_conversation(&mut self, _call: &Call, _draft: ConversationDraft) -> ConversationDecision {
+        ConversationDecision::Replace(ConversationDraft::default())
+    }
+}
+
+haggle_sdk::plugin! { Usurper, hooks: [before_message, before_conversation] }
+
+#[test]
+fn whose_it_is_and_where_is_not_a_plugins_to_change() {
+    let mut app = Harness::<Usurper>::new();
+    let draft = ConversationDraft {
+        kind: "group".into(),
+        participants: vec!["bob".into()],
+        ..ConversationDraft::default()
+    };
+    let group = app.create_conversation("alice", draft).unwrap();
+    assert_eq!(app.conversation(&group).unwrap().kind, "group");
+    assert_eq!(app.members(&group), ["alice", "bob"]);
+    let id = app.send("alice", Draft::text(&group, "hi")).unwrap();
+    let message = app.message(&id).unwrap();
+    assert_eq!((message.content.as_str(), message.sender_id.as_str()), ("HI", "alice"));
+    assert_eq!((message.conversation_id, message.client_message_id), (group, None));
+}

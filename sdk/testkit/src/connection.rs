@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use haggle_engine::{Engine, Push, Subscriber, What};
+use haggle_engine::{Engine, Push, Subscriber, Transport, What};
 use haggle_model::{ConversationId, Event, UserId};
 use parking_lot::Mutex;
 
@@ -109,8 +109,8 @@ impl Subscriber for Inner {
     fn has_role(&self, _: &str) -> bool {
         false
     }
-    fn transport(&self) -> &'static str {
-        "ws"
+    fn transport(&self) -> Transport {
+        Transport::Ws
     }
     fn subscribed(&self, conversation: ConversationId) -> bool {
         self.watched.lock().contains(&conversation)

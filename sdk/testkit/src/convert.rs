@@ -1,8 +1,8 @@
 //! The engine's words and the SDK's words for the same things.
 
 use haggle_engine::{
-    NotificationView, Readers,
-    ports::{self, GuestMessage, HostError, Op},
+    Actor, NotificationView, Readers, Transport,
+    ports::{self, ConversationOp, GuestMessage, HostError, Op, ParticipantOp},
 };
 use haggle_model::{Address, ConversationId, MessageId, Millis, UserId};
 use haggle_sdk::{Error, types};
@@ -51,12 +51,21 @@ pub(crate) fn call(call: &ports::Call) -> types::Call {
         actor: call.actor.user.to_string(),
         roles: call.actor.roles.to_vec(),
         session: call.actor.session.to_string(),
-        transport: call.actor.transport.to_owned(),
-        dialect: call.actor.dialect.to_string(),
+        transport: transport(call.actor.transport),
+        dialect: (*call.actor.dialect != *Actor::NATIVE).then(|| call.actor.dialect.to_string()),
         trace_id: call.trace_id.clone(),
         now_ms: millis(call.now),
         conversation_id: text(call.conversation),
         origin: call.origin.iter().map(ToString::to_string).collect(),
+    }
+}
+
+pub(crate) fn transport(transport: Transport) -> types::Transport {
+    match transport {
+        Transport::Rest => types::Transport::Rest,
+        Transport::Ws => types::Transport::Ws,
+        Transport::SocketIo => types::Transport::SocketIo,
+        Transport::Internal => types::Transport::Internal,
     }
 }
 
@@ -93,15 +102,6 @@ pub(crate) fn draft(draft: &ports::Draft) -> types::Draft {
 
 /// What a plugin has made of a draft: what a message *is* stays as it was.
 pub(crate) fn rewritten(before: ports::Draft, after: types::Draft) -> Result<ports::Draft, Error> {
-    let was = draft(&before);
-    let same = was.op == after.op
-        && was.target == after.target
-        && was.conversation_id == after.conversation_id
-        && was.sender_id == after.sender_id
-        && was.client_message_id == after.client_message_id;
-    if !same {
-        return Err(Error::Invalid("the replaced draft is another message".into()));
-    }
     json_object("metadata", after.metadata.as_deref())?;
     Ok(ports::Draft {
         kind: after.kind,
@@ -125,13 +125,22 @@ pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> types::Con
     }
 }
 
-pub(crate) fn conversation_op(op: &str) -> types::ConversationOp {
-    types::ConversationOp::parse(op).expect("the engine's words are the SDK's")
+pub(crate) fn conversation_op(op: ConversationOp) -> types::ConversationOp {
+    match op {
+        ConversationOp::Create => types::ConversationOp::Create,
+        ConversationOp::Update => types::ConversationOp::Update,
+        ConversationOp::Close => types::ConversationOp::Close,
+        ConversationOp::Reopen => types::ConversationOp::Reopen,
+    }
 }
 
 pub(crate) fn participant_change(change: &ports::ParticipantChange) -> types::ParticipantChange {
     types::ParticipantChange {
-        op: change.op.into(),
+        op: match change.op {
+            ParticipantOp::Join => types::ParticipantOp::Join,
+            ParticipantOp::Leave => types::ParticipantOp::Leave,
+            ParticipantOp::Role => types::ParticipantOp::Role,
+        },
         user_id: change.user.to_string(),
         role: change.role.as_str().into(),
     }

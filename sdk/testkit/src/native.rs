@@ -476,7 +476,7 @@ impl Plan for NativePlan {
                 let connection = types::Connection {
                     id: session,
                     user_id: user.to_string(),
-                    transport: transport.into(),
+                    transport: convert::transport(transport),
                     open,
                     reason,
                 };

@@ -10,7 +10,7 @@ use std::{
 };
 
 use haggle_engine::{
-    Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Request, To,
+    Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, ProfilePatch, Refusal, Request, To, Transport,
     ports::{Hooks, HttpRequest, HttpResponse, Op},
     route::{Found, find},
     sockets::{Handshake, NamespaceAnswer, NamespaceCall, SocketEvent},
@@ -171,7 +171,7 @@ impl TestServer {
 
     /// Runs a command and everything that follows from it.
     fn run(&self, user: &str, client_id: Option<&str>, command: Command) -> Result<Outcome, Refused> {
-        self.run_as(Actor::user(user, "rest"), client_id, command)
+        self.run_as(Actor::user(user, Transport::Rest), client_id, command)
     }
 
     fn run_as(&self, actor: Actor, client_id: Option<&str>, command: Command) -> Result<Outcome, Refused> {
@@ -222,7 +222,7 @@ impl TestServer {
     /// The direct conversation of two users, made where it is not there. Returns its id.
     pub fn direct(&self, a: &str, b: &str) -> String {
         let new = NewConversation::Direct { with: b.into() };
-        self.must(Actor::user(a, "rest"), Command::CreateConversation(new))
+        self.must(Actor::user(a, Transport::Rest), Command::CreateConversation(new))
             .conversation
             .to_string()
     }
@@ -235,7 +235,7 @@ impl TestServer {
             name: Some("group".into()),
             avatar: None,
         };
-        self.must(Actor::user(admin, "rest"), Command::CreateConversation(new))
+        self.must(Actor::user(admin, Transport::Rest), Command::CreateConversation(new))
             .conversation
             .to_string()
     }
@@ -252,7 +252,7 @@ impl TestServer {
         };
         let service = Actor {
             roles: Arc::from(["service".to_owned()]),
-            ..Actor::user("service", "rest")
+            ..Actor::user("service", Transport::Rest)
         };
         self.must(service, Command::CreateConversation(new)).conversation.to_string()
     }
@@ -283,7 +283,7 @@ impl TestServer {
         let client_id = draft.client_message_id.clone();
         let actor = Actor {
             roles: roles.iter().map(|role| (*role).to_owned()).collect(),
-            ..Actor::user(user, "rest")
+            ..Actor::user(user, Transport::Rest)
         };
         let sent = self.run_as(actor, client_id.as_deref(), send(draft)?)?;
         Ok(sent.conversation.message(sent.seq).to_string())
@@ -293,7 +293,7 @@ impl TestServer {
     pub fn send_at_once(&self, drafts: Vec<(&str, Draft)>) -> Vec<Result<Sent, Refused>> {
         let sent = drafts.into_iter().map(|(user, draft)| {
             let client_id = draft.client_message_id.clone();
-            (Actor::user(user, "rest"), client_id, send(draft))
+            (Actor::user(user, Transport::Rest), client_id, send(draft))
         });
         let sent: Vec<_> = sent.map(|(actor, client_id, command)| self.begin(actor, client_id, command)).collect();
         let answers = sent.into_iter().map(|answer| {
@@ -345,7 +345,7 @@ impl TestServer {
                 conversation: Some(conversation(conversation_id)),
                 payload: payload.to_string(),
             };
-            self.begin(Actor::user(user, "rest"), None, Ok(call))
+            self.begin(Actor::user(user, Transport::Rest), None, Ok(call))
         });
         begun.collect()
     }
@@ -431,8 +431,13 @@ impl TestServer {
     pub fn read(&self, user: &str, conversation_id: &str, seq: Seq) -> Result<(), Refused> {
         let (done, answer) = tokio::sync::oneshot::channel();
         let reply = Box::new(move |outcome| drop(done.send(outcome)));
-        self.engine
-            .mark(&Actor::user(user, "rest"), conversation(conversation_id), None, Some(seq), Some(reply));
+        self.engine.mark(
+            &Actor::user(user, Transport::Rest),
+            conversation(conversation_id),
+            None,
+            Some(seq),
+            Some(reply),
+        );
         self.wait(answer).expect("every mark with a reply is answered")?;
         self.settle();
         Ok(())
@@ -482,7 +487,10 @@ impl TestServer {
             headers,
             body,
         };
-        let answer = self.wait(self.engine.http(Actor::user(user, "rest"), String::new(), &plugin.into(), request));
+        let answer = self.wait(
+            self.engine
+                .http(Actor::user(user, Transport::Rest), String::new(), &plugin.into(), request),
+        );
         self.settle();
         let HttpResponse { status, headers, body } = answer?;
         Ok(types::HttpResponse { status, headers, body })
@@ -548,7 +556,7 @@ impl TestServer {
         let actor = Actor {
             session: spot.session.as_str().into(),
             dialect: spot.plugin.as_str().into(),
-            ..Actor::user(spot.user.as_str(), "socketio")
+            ..Actor::user(spot.user.as_str(), Transport::SocketIo)
         };
         let plugin = spot.plugin.as_str().into();
         let socket: Arc<dyn haggle_engine::sockets::Socket> = spot.socket.clone();

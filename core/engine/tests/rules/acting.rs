@@ -9,7 +9,7 @@ use std::{
 };
 
 use haggle_engine::{
-    Actor, Command, NewMessage, Refusal, To,
+    Actor, Command, NewMessage, Refusal, To, Transport,
     ports::{HttpRequest, HttpResponse},
 };
 use haggle_model::ErrorCode;
@@ -69,7 +69,7 @@ fn sender(said: Said) -> Fake {
 }
 
 async fn ask(world: &World, user: &str, key: Option<&str>) {
-    let actor = Actor::user(user, "rest");
+    let actor = Actor::user(user, Transport::Rest);
     let response = world.engine.http(actor, String::new(), &"shop".into(), request(key)).await;
     assert_eq!(response.expect("answered").status, 200);
 }

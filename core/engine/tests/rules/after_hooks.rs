@@ -253,7 +253,7 @@ async fn a_loop_over_two_conversations_is_cut_at_depth_four_too() {
     let world = World::with_hooks(FakePlugins::of([ping])).await;
     let admin = haggle_engine::Actor {
         roles: Arc::from(["admin".to_owned()]),
-        ..haggle_engine::Actor::user("root", "rest")
+        ..haggle_engine::Actor::user("root", haggle_engine::Transport::Rest)
     };
     for side in ["left", "right"] {
         let new = haggle_engine::NewConversation::Context {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_engine::{Actor, Command, NewConversation, NewMessage, Request, What, ports::NoPlugins};
+use haggle_engine::{Actor, Command, NewConversation, NewMessage, Request, Transport, What, ports::NoPlugins};
 use haggle_model::{ConversationId, ErrorCode, Role, Seq};
 use haggle_store::{BROADCASTS_MAX, InboxQuery};
 
@@ -11,7 +11,7 @@ use crate::support::{Random, World, eventually, send};
 fn root() -> Actor {
     Actor {
         roles: Arc::from(["admin".to_owned()]),
-        ..Actor::user("root", "rest")
+        ..Actor::user("root", Transport::Rest)
     }
 }
 
@@ -119,8 +119,14 @@ async fn readers_may_forward_from_it_and_do_not_write_or_join() {
     };
     world.run("ann", forward).await.unwrap();
     let refused = async |user: Actor, command: Command| world.engine.execute(Request::new(user, command)).await.unwrap_err().code;
-    assert_eq!(refused(Actor::user("ann", "rest"), send(id, "me too")).await, ErrorCode::Forbidden);
-    assert_eq!(refused(Actor::user("ann", "rest"), broadcast("mine")).await, ErrorCode::Forbidden);
+    assert_eq!(
+        refused(Actor::user("ann", Transport::Rest), send(id, "me too")).await,
+        ErrorCode::Forbidden
+    );
+    assert_eq!(
+        refused(Actor::user("ann", Transport::Rest), broadcast("mine")).await,
+        ErrorCode::Forbidden
+    );
     let add = Command::AddParticipant {
         conversation: id,
         user: "ann".into(),
@@ -147,7 +153,10 @@ async fn admins_edit_their_own_and_delete_any_message_of_it() {
     };
     let by = async |actor: Actor, command: Command| world.engine.execute(Request::new(actor, command)).await;
     for command in [edit("mine"), delete()] {
-        assert_eq!(by(Actor::user("ann", "rest"), command).await.unwrap_err().code, ErrorCode::Forbidden);
+        assert_eq!(
+            by(Actor::user("ann", Transport::Rest), command).await.unwrap_err().code,
+            ErrorCode::Forbidden
+        );
     }
     assert_eq!(by(other.clone(), edit("mine")).await.unwrap_err().code, ErrorCode::Forbidden);
     by(root(), edit("two")).await.unwrap();

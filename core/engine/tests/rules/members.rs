@@ -95,7 +95,7 @@ async fn who_has_left_gets_writes_and_reads_nothing() {
     eventually("his connections are told", async || *bob.ended.lock().unwrap() == [group]).await;
     world.send("ann", group, "secret").await.unwrap();
     assert_eq!(bob.texts(group), ["mine"]);
-    let actor = haggle_engine::Actor::user("bob", "rest");
+    let actor = haggle_engine::Actor::user("bob", haggle_engine::Transport::Rest);
     assert_eq!(world.engine.authorize_read(&actor, group).await.unwrap_err().code, ErrorCode::NotFound);
     for command in [
         send(group, "x"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haggle_engine::{Actor, Command, What};
+use haggle_engine::{Actor, Command, Transport, What};
 use haggle_model::{ConversationId, Limits, Millis};
 
 use crate::support::{Listener, START, Setup, World, eventually, unlimited};
@@ -96,7 +96,7 @@ async fn typing_ends_by_itself_unless_it_goes_on() {
     .await;
     let id = world.direct("ann", "bob").await;
     let ann = world.connect("ann");
-    let bob = Actor::user("bob", "ws");
+    let bob = Actor::user("bob", Transport::Ws);
     world.engine.typing(&bob, id, true);
     eventually("ann sees bob typing", async || typing(&ann, id).first() == Some(&true)).await;
     eventually("it ends without another sign", async || typing(&ann, id) == [true, false]).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use haggle_engine::{
-    Actor, Readers,
+    Actor, Readers, Transport,
     ports::{HttpRequest, HttpResponse},
 };
 use haggle_model::{ErrorCode, MessageId};
@@ -79,7 +79,10 @@ async fn readers_are_told_with_the_time_of_the_first_step_that_reached_the_messa
             query: query.into(),
             ..HttpRequest::default()
         };
-        let asked = world.engine.http(Actor::user(user, "rest"), String::new(), &"shop".into(), request).await;
+        let asked = world
+            .engine
+            .http(Actor::user(user, Transport::Rest), String::new(), &"shop".into(), request)
+            .await;
         asked.expect("answered");
         said.lock().clone()
     };

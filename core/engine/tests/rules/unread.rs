@@ -173,7 +173,7 @@ async fn races_of_sends_marks_and_deletes_leave_the_right_count() {
     let id = world.group("ann", &USERS[1..]).await;
     let tasks = USERS.map(|user| {
         let (engine, mut random) = (world.engine.clone(), Random::new(user.len() as u64 + u64::from(user.as_bytes()[0])));
-        let actor = haggle_engine::Actor::user(user, "ws");
+        let actor = haggle_engine::Actor::user(user, haggle_engine::Transport::Ws);
         async move {
             for _ in 0..200 {
                 let run = |command| engine.execute(haggle_engine::Request::new(actor.clone(), command));

@@ -12,7 +12,8 @@ use std::{
 };
 
 use haggle_engine::{
-    Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, Push, Refusal, Request, Subscriber, To, What,
+    Actor, Command, Engine, EngineOptions, ManualClock, NewConversation, NewMessage, Outcome, Push, Refusal, Request, Subscriber, To, Transport,
+    What,
     ports::{Hooks, NoPlugins},
 };
 use haggle_model::{ConversationId, Event, Limits, Millis, Seq, UserId};
@@ -131,19 +132,19 @@ impl World {
     }
 
     pub async fn run(&self, user: &str, command: Command) -> Result<Outcome, Refusal> {
-        self.engine.execute(Request::new(Actor::user(user, "rest"), command)).await
+        self.engine.execute(Request::new(Actor::user(user, Transport::Rest), command)).await
     }
 
     pub async fn run_with_id(&self, user: &str, id: &str, command: Command) -> Result<Outcome, Refusal> {
         self.engine
-            .execute(Request::new(Actor::user(user, "rest"), command).with_client_id(Some(id)))
+            .execute(Request::new(Actor::user(user, Transport::Rest), command).with_client_id(Some(id)))
             .await
     }
 
     /// Takes the command's place now; the answer comes later.
     pub fn submit(&self, user: &str, id: Option<&str>, command: Command) -> Answer {
         let (done, answer) = tokio::sync::oneshot::channel();
-        let request = Request::new(Actor::user(user, "rest"), command).with_client_id(id);
+        let request = Request::new(Actor::user(user, Transport::Rest), command).with_client_id(id);
         self.engine.submit(request, Box::new(move |outcome| drop(done.send(outcome))));
         answer
     }
@@ -161,7 +162,8 @@ impl World {
     pub async fn read_up_to(&self, user: &str, conversation: ConversationId, seq: Seq) -> Result<Outcome, Refusal> {
         let (done, answer) = tokio::sync::oneshot::channel();
         let reply = Box::new(move |outcome| drop(done.send(outcome)));
-        self.engine.mark(&Actor::user(user, "rest"), conversation, None, Some(seq), Some(reply));
+        self.engine
+            .mark(&Actor::user(user, Transport::Rest), conversation, None, Some(seq), Some(reply));
         answer.await.expect("every mark with a reply is answered")
     }
 
@@ -331,8 +333,8 @@ impl Subscriber for Listener {
     fn has_role(&self, _: &str) -> bool {
         false
     }
-    fn transport(&self) -> &'static str {
-        "ws"
+    fn transport(&self) -> Transport {
+        Transport::Ws
     }
     fn subscribed(&self, _: ConversationId) -> bool {
         true

@@ -8,7 +8,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header, request::Parts},
 };
 use bytes::Bytes;
-use haggle_engine::{Actor, Command, Outcome, Request as EngineRequest};
+use haggle_engine::{Actor, Command, Outcome, Request as EngineRequest, Transport};
 use haggle_model::{ConversationId, ErrorCode, MessageId, Seq, UserId};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -108,7 +108,7 @@ pub async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Iden
 pub fn actor(identity: Identity) -> Actor {
     Actor {
         roles: identity.roles,
-        ..Actor::user(identity.user, "rest")
+        ..Actor::user(identity.user, Transport::Rest)
     }
 }
 

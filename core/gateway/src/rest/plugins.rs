@@ -12,7 +12,7 @@ use axum::{
     response::Response,
 };
 use haggle_engine::{
-    Actor,
+    Actor, Transport,
     ports::{HttpRequest, HttpResponse, Route, RouteAccess},
     route::{Found, Parameters, find},
 };
@@ -141,7 +141,7 @@ pub fn method_not_allowed() -> Problem {
 async fn admit(gateway: &Gateway, route: &Route, parts: &Parts) -> Result<Actor, Problem> {
     if route.access == RouteAccess::Nobody && !parts.headers.contains_key(header::AUTHORIZATION) {
         return Ok(Actor {
-            transport: "rest",
+            transport: Transport::Rest,
             ..Actor::plugin(&route.plugin)
         });
     }

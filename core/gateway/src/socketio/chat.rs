@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, What};
+use haggle_engine::{Actor, Command, Published, Push, Refusal, Reply, Request, Subscriber, To, Transport, What};
 use haggle_model::{ConversationId, ConversationKind, ErrorCode, Event, MessageId, Millis, UserId};
 use haggle_store::ConversationRow;
 use serde::Deserialize;
@@ -401,8 +401,8 @@ impl Subscriber for Chat {
         self.place.has_role(role)
     }
 
-    fn transport(&self) -> &'static str {
-        "socketio"
+    fn transport(&self) -> Transport {
+        Transport::SocketIo
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {

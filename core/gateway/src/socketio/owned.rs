@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use haggle_engine::{
-    Actor, Push, Refusal, Subscriber,
+    Actor, Push, Refusal, Subscriber, Transport,
     sockets::{Args, Handshake, NamespaceAnswer, NamespaceCall, Socket, SocketEvent},
 };
 use haggle_model::{ConversationId, ErrorCode, UserId};
@@ -490,8 +490,8 @@ impl Subscriber for Owned {
         self.place.has_role(role)
     }
 
-    fn transport(&self) -> &'static str {
-        "socketio"
+    fn transport(&self) -> Transport {
+        Transport::SocketIo
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {

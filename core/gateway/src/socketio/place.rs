@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use haggle_engine::{Actor, Refusal, Subscriber};
+use haggle_engine::{Actor, Refusal, Subscriber, Transport};
 use haggle_model::{ConversationId, ErrorCode, Millis, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
@@ -166,7 +166,7 @@ impl Place {
             user: self.user.clone(),
             roles: self.rights.lock().roles.clone(),
             session: self.id.clone(),
-            transport: "socketio",
+            transport: Transport::SocketIo,
             dialect: Arc::from(dialect),
         }
     }

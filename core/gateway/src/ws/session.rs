@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use haggle_engine::{Actor, Refusal, Reply, Request, Subscriber};
+use haggle_engine::{Actor, Refusal, Reply, Request, Subscriber, Transport};
 use haggle_model::{ConversationId, ErrorCode, Seq};
 use tokio::time::Instant;
 
@@ -420,8 +420,8 @@ impl Session {
             user: identity.user,
             roles: identity.roles,
             session: self.socket.id.clone(),
-            transport: "ws",
-            dialect: Arc::from("native"),
+            transport: Transport::Ws,
+            dialect: Arc::from(Actor::NATIVE),
         };
         self.actor = Some(actor.clone());
         let own = (first || pending.me.is_some()).then(|| self.socket.register(personal.0)).flatten();

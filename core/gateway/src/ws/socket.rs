@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use haggle_engine::{Published, Push, Subscriber, What};
+use haggle_engine::{Published, Push, Subscriber, Transport, What};
 use haggle_model::{ConversationId, Millis, Seq, UserId};
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
@@ -490,8 +490,8 @@ impl Subscriber for Socket {
         self.state.lock().roles.as_ref().is_some_and(|roles| roles.iter().any(|r| r == role))
     }
 
-    fn transport(&self) -> &'static str {
-        "ws"
+    fn transport(&self) -> Transport {
+        Transport::Ws
     }
 
     fn subscribed(&self, conversation: ConversationId) -> bool {

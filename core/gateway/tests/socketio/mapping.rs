@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use haggle_engine::{Actor, Command, NewConversation, Request};
+use haggle_engine::{Actor, Command, NewConversation, Request, Transport};
 use haggle_model::{ConversationId, ConversationUpdate, Role};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -101,7 +101,7 @@ impl Server {
     async fn run_as_admin(&self, user: &str, command: Command) -> ConversationId {
         let actor = Actor {
             roles: ["admin".to_owned()].into(),
-            ..Actor::user(user, "rest")
+            ..Actor::user(user, Transport::Rest)
         };
         let outcome = self.gateway.engine.execute(Request::new(actor, command)).await;
         outcome.expect("the command takes effect").conversation
@@ -110,7 +110,7 @@ impl Server {
     async fn mark(&self, user: &str, conversation: ConversationId, delivered: Option<u32>, read: Option<u32>) {
         let (done, answer) = tokio::sync::oneshot::channel();
         let reply = Box::new(move |outcome| drop(done.send(outcome)));
-        let actor = Actor::user(user, "rest");
+        let actor = Actor::user(user, Transport::Rest);
         self.gateway.engine.mark(&actor, conversation, delivered, read, Some(reply));
         answer.await.expect("answered").expect("the marks move");
     }
@@ -259,7 +259,7 @@ async fn every_kind_of_core_event_is_told_to_whom_it_concerns_and_to_nobody_else
 
     // Marks and signs of life.
     let engine = &server.gateway.engine;
-    let by = |user: &str| Actor::user(user, "rest");
+    let by = |user: &str| Actor::user(user, Transport::Rest);
     server.mark("ann", group, Some(seq + 1), None).await;
     server.mark("ann", group, None, Some(seq + 1)).await;
     let read = json!({"actor": "ann", "in": "group", "for": "ann carl", "read": seq + 1});

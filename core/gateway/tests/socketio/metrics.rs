@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use haggle_engine::Actor;
+use haggle_engine::{Actor, Transport};
 use haggle_gateway::{SocketIoSettings, metrics::describe, socketio::metrics as names};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::{Value, json};
@@ -180,7 +180,7 @@ fn what_a_plugin_is_too_slow_to_map_is_counted_and_harms_nobody_else() {
         let (mut bob, new) = join_shop(&server, back).await;
         assert_ne!(new["sid"], kept["sid"], "who has missed something is not recovered");
         let before = lost(&counters);
-        server.gateway.engine.typing(&Actor::user("ann", "rest"), conversation, true);
+        server.gateway.engine.typing(&Actor::user("ann", Transport::Rest), conversation, true);
         counters.until("typing is dropped", |counters| lost(counters) > before).await;
         assert_eq!(ask(&mut bob, 1, json!(["e", {"n": 2}])).await, json!([{"n": 2}]));
 

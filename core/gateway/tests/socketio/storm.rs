@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use haggle_engine::Actor;
+use haggle_engine::{Actor, Transport};
 use haggle_gateway::SocketIoSettings;
 use haggle_model::ConversationId;
 use serde_json::{Value, json};
@@ -160,7 +160,10 @@ impl Storm {
             let speaker = user(self.random.below(CLIENTS));
             self.server.say(&speaker, self.conversation, "text").await;
             let on = self.random.below(2) == 0;
-            self.server.gateway.engine.typing(&Actor::user(speaker, "rest"), self.conversation, on);
+            self.server
+                .gateway
+                .engine
+                .typing(&Actor::user(speaker, Transport::Rest), self.conversation, on);
             self.random.pause(PAUSE).await;
         }
     }

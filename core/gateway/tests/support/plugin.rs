@@ -202,7 +202,7 @@ fn brought(event: &CoreEvent) -> Value {
     let participant = event.participant.as_ref();
     bring(
         "participant",
-        participant.map(|change| json!([change.op, change.user.as_str(), change.role.as_str()])),
+        participant.map(|change| json!([change.op.as_str(), change.user.as_str(), change.role.as_str()])),
     );
     bring("read", event.mark.as_ref().map(|mark| json!(mark.read_seq)));
     bring("on", event.on.map(Value::from));

@@ -5,7 +5,7 @@ pub mod plugin;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To};
+use haggle_engine::{Actor, Command, Engine, EngineOptions, NewConversation, NewMessage, Outcome, Request, SystemClock, To, Transport};
 use haggle_gateway::{
     AuthConfig, Authenticator, DialectSettings, Gateway, GatewaySettings, Origins, auth,
     http::{App, serve},
@@ -98,7 +98,7 @@ impl Server {
     pub async fn run(&self, user: &str, command: Command) -> Outcome {
         self.gateway
             .engine
-            .execute(Request::new(Actor::user(user, "rest"), command))
+            .execute(Request::new(Actor::user(user, Transport::Rest), command))
             .await
             .expect("the command takes effect")
     }

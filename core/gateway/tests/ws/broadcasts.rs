@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use haggle_engine::{Actor, Command, NewConversation, NewMessage, Request, To};
+use haggle_engine::{Actor, Command, NewConversation, NewMessage, Request, To, Transport};
 use haggle_model::ConversationId;
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use crate::{
 async fn as_root(server: &Server, command: Command) -> haggle_engine::Outcome {
     let root = Actor {
         roles: Arc::from(["admin".to_owned()]),
-        ..Actor::user("root", "rest")
+        ..Actor::user("root", Transport::Rest)
     };
     server.gateway.engine.execute(Request::new(root, command)).await.expect("admins may")
 }

@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use haggle_engine::{
-    Actor, Refusal,
+    Actor, Refusal, Transport,
     ports::{Audience, Call, Draft, GuestMessage, Hooks, HostCalls, HostError, Op, Scope},
     sockets::SocketEmit,
 };
@@ -151,7 +151,7 @@ impl FakeScope {
     pub fn within(time: Duration) -> FakeScope {
         let call = Call {
             command: CommandId([7; 16]),
-            actor: Actor::user("ann", "ws"),
+            actor: Actor::user("ann", Transport::Ws),
             trace_id: "trace-1".into(),
             now: 1_700_000_000_000,
             conversation: Some(ConversationId(0x0123_4567_89ab_cdef)),

@@ -15,7 +15,7 @@ use crate::{
     sockets::Emit,
     types::{
         Call, Conversation, ConversationOp, Draft, Message, Notification, Op, Participant, ParticipantChange, Reaction, Reader, Receipt,
-        StoredNotification, User,
+        StoredNotification, Transport, User,
     },
 };
 
@@ -413,8 +413,7 @@ impl State {
         Call {
             reference: format!("{id:032x}"),
             actor: actor.into(),
-            transport: "rest".into(),
-            dialect: "native".into(),
+            transport: Transport::Rest,
             trace_id: format!("trace-{id}"),
             now_ms: self.now_ms,
             conversation_id: conversation_id.map(Into::into),

@@ -14,7 +14,7 @@ use crate::{
     sockets::{Args, ConnectRefused, CoreEvent, Emit, Handshake, SocketEvent},
     types::{
         Call, Connection, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message, Op,
-        ParticipantChange, Reaction, Receipt, Verdict,
+        ParticipantChange, ParticipantOp, Reaction, Receipt, Transport, Verdict,
     },
 };
 
@@ -152,7 +152,12 @@ impl<P: Plugin + Handlers> Harness<P> {
             let asked = draft.clone();
             draft = self.attempt(&call, |plugin, call| match plugin.before_conversation(call, asked.clone()) {
                 ConversationDecision::Continue => Ok(asked),
-                ConversationDecision::Replace(other) => Ok(other),
+                ConversationDecision::Replace(other) => Ok(ConversationDraft {
+                    name: other.name,
+                    avatar: other.avatar,
+                    state: other.state,
+                    ..asked
+                }),
                 ConversationDecision::Reject(rejection) => Err(rejection),
             })?;
         }
@@ -170,7 +175,7 @@ impl<P: Plugin + Handlers> Harness<P> {
     /// The plugin's rejection.
     pub fn join(&mut self, actor: &str, conversation_id: &str, user_id: &str) -> Result<(), Rejection> {
         let change = ParticipantChange {
-            op: "join".into(),
+            op: ParticipantOp::Join,
             user_id: user_id.into(),
             role: "member".into(),
         };
@@ -184,7 +189,7 @@ impl<P: Plugin + Handlers> Harness<P> {
     /// The plugin's rejection.
     pub fn leave(&mut self, actor: &str, conversation_id: &str, user_id: &str) -> Result<(), Rejection> {
         let change = ParticipantChange {
-            op: "leave".into(),
+            op: ParticipantOp::Leave,
             user_id: user_id.into(),
             role: "member".into(),
         };
@@ -198,7 +203,7 @@ impl<P: Plugin + Handlers> Harness<P> {
             self.attempt(&call, |plugin, call| plugin.before_participant(call, asked).into_result())?;
         }
         let mut state = self.host.state_mut();
-        if change.op == "join" {
+        if change.op == ParticipantOp::Join {
             state.join(conversation_id, &change.user_id, &change.role);
         } else {
             state
@@ -265,7 +270,7 @@ impl<P: Plugin + Handlers> Harness<P> {
         let connection = Connection {
             id: session.into(),
             user_id: actor.into(),
-            transport: "ws".into(),
+            transport: Transport::Ws,
             open: true,
             reason: String::new(),
         };
@@ -412,7 +417,7 @@ impl<P: Plugin + Handlers> Harness<P> {
     fn socket_call(&self, actor: &str, session: &str) -> Call {
         Call {
             session: session.into(),
-            transport: "socketio".into(),
+            transport: Transport::SocketIo,
             conversation_id: None,
             ..self.call(actor, "")
         }
@@ -476,12 +481,14 @@ impl<P: Plugin + Handlers> Harness<P> {
         }
         self.attempt(call, |plugin, call| match plugin.before_message(call, draft.clone()) {
             Decision::Continue => Ok(draft),
-            Decision::Replace(mut other) => {
-                // What a plugin cannot change stays what it was.
-                (other.op, other.target) = (draft.op, draft.target);
-                (other.conversation_id, other.sender_id) = (draft.conversation_id, draft.sender_id);
-                Ok(other)
-            }
+            Decision::Replace(other) => Ok(Draft {
+                kind: other.kind,
+                content: other.content,
+                metadata: other.metadata,
+                reply_to: other.reply_to,
+                forwarded_from: other.forwarded_from,
+                ..draft
+            }),
             Decision::Reject(rejection) => Err(rejection),
         })
     }
