@@ -7,7 +7,8 @@ use crate::{
 };
 
 /// A new message: in the call's own conversation part of this transaction, elsewhere delivered after the commit. An empty
-/// `sender_id` is the plugin itself; `op` and `target` are ignored. Returns the message's reference; it has no id yet.
+/// `sender_id` is the plugin itself. Refused when its `op` is not `Send`, or with a target, a message it was forwarded from or a
+/// client's id. Returns the message's reference; it has no id yet.
 ///
 /// # Errors
 ///
