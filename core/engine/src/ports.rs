@@ -8,7 +8,8 @@ use std::{sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use haggle_model::{
-    CommandId, ConversationId, ConversationKind, Decider, ErrorCode, MarkChange, MessageId, Millis, Notification, PluginId, Role, Seq, UserId,
+    CommandId, ConversationId, ConversationKind, ConversationUpdate, Decider, ErrorCode, MarkChange, MessageId, Millis, Notification, PluginId, Role,
+    Seq, UserId,
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 
@@ -105,12 +106,8 @@ pub struct ConversationDraft {
     pub kind: ConversationKind,
     /// Of a context conversation: `owner/type:id`.
     pub context: Option<String>,
-    /// Its name.
-    pub name: Option<String>,
-    /// Its avatar.
-    pub avatar: Option<String>,
-    /// Its state.
-    pub state: Option<String>,
+    /// What it will say about itself; the only part that a plugin may rewrite.
+    pub update: ConversationUpdate,
     /// On creation: who is in it.
     pub participants: Vec<UserId>,
 }
@@ -374,9 +371,9 @@ pub trait Plan: Send + Sync {
         Ok((draft, Vec::new()))
     }
 
-    /// Runs the chain on a conversation.
-    async fn before_conversation(&self, _scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
-        Ok(draft)
+    /// Runs the chain on a conversation. Returns what it will say about itself.
+    async fn before_conversation(&self, _scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
+        Ok(draft.update)
     }
 
     /// Runs the chain on a change of participants.

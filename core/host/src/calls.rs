@@ -12,11 +12,12 @@ use std::{
 };
 
 use haggle_engine::ports::{Hook, HostCalls, HttpResponse};
+use haggle_model::ConversationUpdate;
 use wasmtime::Store;
 
 use crate::{
     bindings::{Guests, exports, wit},
-    convert::{self, Rewritten, RewrittenConversation},
+    convert::{self, Rewritten},
     fault::{CallError, Kind, classify, truncate},
     metrics::Outcome,
     plugin::Plugin,
@@ -282,7 +283,7 @@ pub(crate) struct BeforeConversation(pub(crate) Arc<wit::ConversationDraft>);
 
 impl Handler for BeforeConversation {
     type Raw = wit::ConversationDecision;
-    type Answer = Decided<RewrittenConversation>;
+    type Answer = Decided<ConversationUpdate>;
 
     fn hook(&self) -> Hook {
         Hook::BeforeConversation
@@ -305,7 +306,7 @@ impl Handler for BeforeConversation {
             wit::ConversationDecision::Continue => (Outcome::Continue, Decided::Continue),
             wit::ConversationDecision::Reject(why) => (Outcome::Reject, Decided::Reject(rejection(why))),
             wit::ConversationDecision::Replace(rewrite) => {
-                let rewritten = RewrittenConversation::check(rewrite).map_err(|error| error.to_string())?;
+                let rewritten = convert::conversation_update(rewrite).map_err(|error| error.to_string())?;
                 (Outcome::Replace, Decided::Replace(rewritten))
             }
         })

@@ -6,7 +6,7 @@ use haggle_engine::{
     Actor, NotificationView, Readers, Transport,
     ports::{self, Call, ConversationOp, GuestMessage, HostError, Op, ParticipantOp},
 };
-use haggle_model::{Address, MessageId, Millis, Notification, UserId};
+use haggle_model::{Address, ConversationUpdate, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 use serde::de::IgnoredAny;
 
@@ -209,40 +209,20 @@ pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> wit::Conve
         op: conversation_op(draft.op),
         kind: draft.kind.as_str().to_owned(),
         context: draft.context.clone(),
-        name: draft.name.clone(),
-        avatar: draft.avatar.clone(),
-        state: draft.state.clone(),
+        name: draft.update.name.clone(),
+        avatar: draft.update.avatar.clone(),
+        state: draft.update.state.clone(),
         participants: draft.participants.iter().map(ToString::to_string).collect(),
     }
 }
 
-/// The parts of a conversation that a plugin may rewrite, checked.
-#[derive(Debug)]
-pub(crate) struct RewrittenConversation {
-    name: Option<String>,
-    avatar: Option<String>,
-    state: Option<String>,
-}
-
-impl RewrittenConversation {
-    pub(crate) fn check(rewrite: wit::ConversationRewrite) -> Result<RewrittenConversation, HostError> {
-        let wit::ConversationRewrite { name, avatar, state } = rewrite;
-        if let Some(state) = state.as_deref().filter(|state| !state.is_empty()) {
-            json_object("state", state)?;
-        }
-        Ok(RewrittenConversation { name, avatar, state })
+/// What a plugin rewrote of a conversation, checked. What the conversation *is*, and who is in it, stays as it was.
+pub(crate) fn conversation_update(rewrite: wit::ConversationRewrite) -> Result<ConversationUpdate, HostError> {
+    let wit::ConversationRewrite { name, avatar, state } = rewrite;
+    if let Some(state) = state.as_deref().filter(|state| !state.is_empty()) {
+        json_object("state", state)?;
     }
-
-    /// What the conversation *is*, and who is in it, stays as it was.
-    pub(crate) fn apply(self, draft: ports::ConversationDraft) -> ports::ConversationDraft {
-        let RewrittenConversation { name, avatar, state } = self;
-        ports::ConversationDraft {
-            name,
-            avatar,
-            state,
-            ..draft
-        }
-    }
+    Ok(ConversationUpdate { name, avatar, state })
 }
 
 pub(crate) fn participant_change(change: &ports::ParticipantChange) -> wit::ParticipantChange {

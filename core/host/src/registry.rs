@@ -14,7 +14,7 @@ use haggle_engine::{
     },
     sockets::{NamespaceAnswer, NamespaceCall},
 };
-use haggle_model::{Decider, ErrorCode, Millis, PluginId};
+use haggle_model::{ConversationUpdate, Decider, ErrorCode, Millis, PluginId};
 
 use crate::{
     bindings::wit,
@@ -171,7 +171,7 @@ impl Plan for Registry {
         Ok((draft, deciders))
     }
 
-    async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
+    async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
         let mut draft = draft;
         let mut told: Option<(Arc<wit::Call>, Arc<wit::ConversationDraft>)> = None;
         for plugin in self.chain(Hook::BeforeConversation) {
@@ -187,13 +187,13 @@ impl Plan for Registry {
                 Decided::Continue => {}
                 Decided::Reject(why) => return Err(rejected(plugin, why)),
                 Decided::Replace(rewritten) => {
-                    draft = rewritten.apply(draft);
+                    draft.update = rewritten;
                     *before = Arc::new(convert::conversation_draft(&draft));
                 }
             }
             written.keep();
         }
-        Ok(draft)
+        Ok(draft.update)
     }
 
     async fn before_participant(&self, scope: &dyn Scope, change: ParticipantChange) -> Result<(), Refusal> {

@@ -118,9 +118,9 @@ pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> types::Con
         op: conversation_op(draft.op),
         kind: draft.kind.as_str().into(),
         context: draft.context.clone(),
-        name: draft.name.clone(),
-        avatar: draft.avatar.clone(),
-        state: draft.state.clone(),
+        name: draft.update.name.clone(),
+        avatar: draft.update.avatar.clone(),
+        state: draft.update.state.clone(),
         participants: draft.participants.iter().map(ToString::to_string).collect(),
     }
 }

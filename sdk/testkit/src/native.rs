@@ -15,7 +15,7 @@ use haggle_engine::{
     },
     sockets::{NamespaceAnswer, NamespaceCall},
 };
-use haggle_model::{Decider, ErrorCode, Millis, PluginId};
+use haggle_model::{ConversationUpdate, Decider, ErrorCode, Millis, PluginId};
 use haggle_sdk::{
     Failure, Plugin, Rejection,
     native::{self, Handlers},
@@ -361,7 +361,7 @@ impl Plan for NativePlan {
         Ok((draft, decided_by))
     }
 
-    async fn before_conversation(&self, scope: &dyn Scope, mut draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
+    async fn before_conversation(&self, scope: &dyn Scope, mut draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
         for plugin in self.chain(Hook::BeforeConversation) {
             let shown = convert::conversation_draft(&draft);
             let (decision, calls) = match plugin.run(scope, move |handlers, call| handlers.before_conversation(call, shown)).await {
@@ -373,17 +373,16 @@ impl Plan for NativePlan {
                 ConversationDecision::Continue => {}
                 ConversationDecision::Reject(why) => return Err(plugin.rejected(why)),
                 ConversationDecision::Replace(after) => {
-                    draft = ConversationDraft {
+                    draft.update = ConversationUpdate {
                         name: after.name,
                         avatar: after.avatar,
                         state: after.state,
-                        ..draft
                     };
                 }
             }
             calls.keep();
         }
-        Ok(draft)
+        Ok(draft.update)
     }
 
     async fn before_participant(&self, scope: &dyn Scope, change: ParticipantChange) -> Result<(), Refusal> {

@@ -43,9 +43,7 @@ pub(super) async fn opening(context: &Context<'_>) -> Result<Option<Transaction>
         address,
         participants,
         roles: Vec::new(),
-        name: None,
-        avatar: None,
-        state: None,
+        update: ConversationUpdate::default(),
     };
     found(context, new).await.map(Some)
 }
@@ -56,28 +54,24 @@ struct Founding<'a> {
     participants: Vec<UserId>,
     /// Of the first participants; the rest are members.
     roles: Vec<Role>,
-    name: Option<String>,
-    avatar: Option<String>,
-    state: Option<String>,
+    /// What it says about itself.
+    update: ConversationUpdate,
 }
 
 /// Created (unless a block has done that) and joined by everybody, after the before-hooks.
 async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, Refusal> {
     context.turn.conversation.guarded.lock().state.pending = Some(new.address.clone());
     let kind = new.address.kind();
-    let mut draft = ConversationDraft {
-        op: ConversationOp::Create,
-        kind,
-        context: context_name(new.address),
-        name: new.name,
-        avatar: new.avatar,
-        state: new.state,
-        participants: new.participants,
-    };
+    let mut update = new.update;
     if context.plan.wants(Hook::BeforeConversation, &context.facts(kind, None)) {
-        let participants = draft.participants.clone();
-        draft = context.plan.before_conversation(context.scope(), draft).await?;
-        draft.participants = participants; // Who is in it is not a plugin's to change.
+        let draft = ConversationDraft {
+            op: ConversationOp::Create,
+            kind,
+            context: context_name(new.address),
+            update,
+            participants: new.participants.clone(),
+        };
+        update = context.plan.before_conversation(context.scope(), draft).await?;
     }
     let actor = &context.actor().user;
     let mut transaction = Transaction::default();
@@ -85,14 +79,14 @@ async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, 
         let created = ConversationCreated {
             address: new.address.clone(),
             creator: (!actor.as_str().is_empty()).then(|| actor.clone()),
-            name: draft.name,
-            avatar: draft.avatar,
-            state: draft.state,
+            name: update.name,
+            avatar: update.avatar,
+            state: update.state,
         };
         transaction.items.push(Item::new(actor, Event::ConversationCreated(created)));
     }
     let id = context.id();
-    for (index, user) in draft.participants.into_iter().enumerate() {
+    for (index, user) in new.participants.into_iter().enumerate() {
         let role = new.roles.get(index).copied().unwrap_or_default();
         if context.plan.wants(Hook::BeforeParticipant, &context.facts(kind, None)) {
             context
@@ -162,13 +156,25 @@ pub(super) async fn create(context: &Context<'_>, new: &NewConversation) -> Resu
             format!("there are {BROADCASTS_MAX} broadcasts, and everybody's list holds them all"),
         ));
     }
-    let (participants, name, avatar, state) = match new {
-        NewConversation::Direct { with } => (vec![actor.user.clone(), with.clone()], None, None, None),
-        NewConversation::Group { participants, name, avatar } => (once_each(Some(&actor.user), participants), name.clone(), avatar.clone(), None),
+    let mut update = ConversationUpdate::default();
+    let participants = match new {
+        NewConversation::Direct { with } => vec![actor.user.clone(), with.clone()],
+        NewConversation::Group { participants, name, avatar } => {
+            update.name.clone_from(name);
+            update.avatar.clone_from(avatar);
+            once_each(Some(&actor.user), participants)
+        }
         NewConversation::Context {
             participants, name, state, ..
-        } => (once_each(None, participants), name.clone(), None, state.clone()),
-        NewConversation::Broadcast { name } => (Vec::new(), Some(name.clone()), None, None),
+        } => {
+            update.name.clone_from(name);
+            update.state.clone_from(state);
+            once_each(None, participants)
+        }
+        NewConversation::Broadcast { name } => {
+            update.name = Some(name.clone());
+            Vec::new()
+        }
     };
     must_be_known(context, &participants).await?;
     let roles = if matches!(new, NewConversation::Group { .. }) {
@@ -182,9 +188,7 @@ pub(super) async fn create(context: &Context<'_>, new: &NewConversation) -> Resu
             address,
             participants,
             roles,
-            name,
-            avatar,
-            state,
+            update,
         },
     )
     .await?;
@@ -229,17 +233,10 @@ pub(super) async fn update_conversation(context: &Context<'_>, update: &Conversa
             op: ConversationOp::Update,
             kind,
             context: context_name,
-            name: update.name,
-            avatar: update.avatar,
-            state: update.state,
+            update,
             participants: Vec::new(),
         };
-        let draft = context.plan.before_conversation(context.scope(), draft).await?;
-        update = ConversationUpdate {
-            name: draft.name,
-            avatar: draft.avatar,
-            state: draft.state,
-        };
+        update = context.plan.before_conversation(context.scope(), draft).await?;
     }
     check_update(context.engine(), &update)?;
     let item = Item::new(&context.actor().user, Event::ConversationUpdated(update));
@@ -268,9 +265,7 @@ pub(super) async fn close(context: &Context<'_>, closed: bool, reason: Option<&s
             op,
             kind,
             context: None,
-            name: None,
-            avatar: None,
-            state: None,
+            update: ConversationUpdate::default(),
             participants: Vec::new(),
         };
         context.plan.before_conversation(context.scope(), draft).await?;

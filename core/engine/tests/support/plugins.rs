@@ -12,7 +12,7 @@ use haggle_engine::{
     },
     sockets::{Args, NamespaceAnswer, NamespaceCall, SocketAudience, SocketEmit, Target},
 };
-use haggle_model::{Decider, ErrorCode, Millis, PluginId};
+use haggle_model::{ConversationUpdate, Decider, ErrorCode, Millis, PluginId};
 use parking_lot::RwLock;
 
 pub type Host = Arc<dyn HostCalls>;
@@ -201,8 +201,8 @@ impl Plan for FakePlan {
         Ok((draft, decided_by))
     }
 
-    async fn before_conversation(&self, _: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
-        Ok(draft)
+    async fn before_conversation(&self, _: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
+        Ok(draft.update)
     }
 
     async fn before_participant(&self, scope: &dyn Scope, change: ParticipantChange) -> Result<(), Refusal> {

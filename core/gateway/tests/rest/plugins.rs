@@ -10,7 +10,7 @@ use haggle_engine::{
         ReactionChange, Route, RouteAccess, Scope, gone,
     },
 };
-use haggle_model::{Decider, ErrorCode, Millis, Notification, PluginId};
+use haggle_model::{ConversationUpdate, Decider, ErrorCode, Millis, Notification, PluginId};
 use serde_json::{Value, json};
 
 use super::support::{Api, generous, token, token_with};
@@ -53,7 +53,7 @@ impl Plan for Offers {
             }],
         ))
     }
-    async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationDraft, Refusal> {
+    async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
         NoPlugins.before_conversation(scope, draft).await
     }
     async fn before_participant(&self, scope: &dyn Scope, change: ParticipantChange) -> Result<(), Refusal> {
