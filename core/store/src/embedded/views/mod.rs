@@ -27,7 +27,7 @@ use crate::{
 /// Small rows that may be read where the question is asked.
 const POINT_ROWS_MAX: usize = 256;
 /// Conversations of a user whose list may be made there.
-const POINT_CONVERSATIONS_MAX: u32 = 32;
+const POINT_CONVERSATIONS_MAX: usize = 32;
 
 /// One moment of the views and of the log behind them.
 struct Snapshot<'a> {
@@ -161,22 +161,22 @@ impl EmbeddedStore {
 
     /// Answers a question about all conversations of a user. Asked at every login; most users are in a handful, and then it is a
     /// question about few rows.
+    ///
+    /// `answer` is given how many conversations are few, and has none for a user who is in more; asked without, it has one.
     async fn list<T: Send + 'static>(
         &self,
         user: &UserId,
-        answer: impl Fn(&Snapshot<'_>, &UserId) -> Result<T, StoreError> + Send + 'static,
+        answer: impl Fn(&Snapshot<'_>, &UserId, Option<usize>) -> Result<Option<T>, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let few = |views: &Snapshot<'_>| match views.is_in_few(user, POINT_CONVERSATIONS_MAX)? {
-            true => answer(views, user).map(Some),
-            false => Ok(None),
-        };
+        let few = |views: &Snapshot<'_>| answer(views, user, Some(POINT_CONVERSATIONS_MAX));
         if let Ok(answered) = self.shared.answer_now(About::All, few)
             && let Some(rows) = answered?
         {
             return Ok(rows);
         }
         let user = user.clone();
-        self.answer(About::All, move |views| answer(views, &user)).await
+        let answered = self.answer(About::All, move |views| answer(views, &user, None)).await?;
+        Ok(answered.expect("any number is answered"))
     }
 
     async fn answer<T: Send + 'static>(
@@ -266,7 +266,7 @@ impl Views for EmbeddedStore {
     }
 
     async fn inbox(&self, user: &UserId, query: InboxQuery) -> Result<Vec<InboxRow>, StoreError> {
-        self.list(user, move |views, user| views.inbox(user, query)).await
+        self.list(user, move |views, user, few| views.inbox(user, query, few)).await
     }
 
     async fn companions(
@@ -275,7 +275,7 @@ impl Views for EmbeddedStore {
         conversations_max: usize,
         members_max: usize,
     ) -> Result<Vec<(ConversationId, Vec<UserId>)>, StoreError> {
-        self.list(user, move |views, user| views.companions(user, conversations_max, members_max))
+        self.list(user, move |views, user, few| views.companions(user, conversations_max, members_max, few))
             .await
     }
 
