@@ -180,12 +180,14 @@ impl Snapshot<'_> {
         let Some(listed) = self.listed(user, self.owner(user)?, newest, few)? else {
             return Ok(None);
         };
-        // Nobody is a member of a broadcast.
+        // 3 is a broadcast.
         let sql = concat!(
             "SELECT ",
             member_columns!(),
-            " FROM members m WHERE m.conversation = ?1 AND NOT EXISTS (SELECT 1 FROM conversation_blocks WHERE conversation = ?1)
-                ORDER BY m.user LIMIT ?2"
+            " FROM members m WHERE m.conversation = ?1
+                AND NOT EXISTS (SELECT 1 FROM conversations WHERE conversation = ?1 AND kind = 3)
+                AND NOT EXISTS (SELECT 1 FROM conversation_blocks WHERE conversation = ?1)
+            ORDER BY m.user LIMIT ?2"
         );
         let mut companions = Vec::new();
         for id in listed {
