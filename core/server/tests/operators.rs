@@ -58,6 +58,12 @@ fn every_metric_is_there_from_the_start_and_documented() {
 }
 
 #[test]
+fn an_idle_connection_takes_no_share_of_a_huge_page() {
+    let (_dir, server) = server();
+    assert_eq!(server.process_status("THP_enabled"), "0");
+}
+
+#[test]
 fn alerts_and_dashboard_name_metrics_that_exist() {
     let documented = documented();
     for file in [

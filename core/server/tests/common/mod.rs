@@ -102,6 +102,13 @@ impl Server {
         assert!(sent.success());
     }
 
+    /// What the system says about its process, by the name of the line.
+    pub fn process_status(&self, name: &str) -> String {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.expect("a line of that name").trim().to_owned()
+    }
+
     /// Waits for its end.
     pub fn ended(&mut self) -> ExitStatus {
         wait(&mut self.child)
