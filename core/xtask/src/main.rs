@@ -1,10 +1,12 @@
 //! `cargo xtask`: everything that needs more than one cargo command.
 //!
 //! [`up`] starts a server to try things out, [`plugins`] builds the first-party plugins with whatever [`wasm`] finds,
-//! [`test`] runs every test of the repository, [`check`] holds the rules that no compiler knows.
+//! [`test`] runs every test of the repository, [`check`] holds the rules that no compiler knows, [`release`] builds the fastest
+//! binary.
 
 mod check;
 mod plugins;
+mod release;
 mod steps;
 mod test;
 mod up;
@@ -21,6 +23,7 @@ Commands:
   plugins [DIR...]                    build the first-party plugins into target/plugins; with DIR: those, into target/bench-plugins
                                       or, for a folder outside of this repository, into its own folder out
   check                               formatting, clippy, crate arrows, licences, the repository's shape
+  release                             build the fastest server, target/profiled/haggle: compiled with the profile of itself under load
   help                                this page";
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn run(args: &[String]) -> anyhow::Result<()> {
         "plugins" if rest.is_empty() => plugins::build().map(drop),
         "plugins" => plugins::build_others(rest),
         "check" => check::run(),
+        "release" if rest.is_empty() => release::run_all(),
         up::ANNOUNCE => up::announce(rest),
         "help" | "--help" | "-h" => {
             println!("{HELP}");
