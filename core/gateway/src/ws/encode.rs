@@ -8,6 +8,7 @@ use bytes::Bytes;
 use haggle_engine::{Head, Outcome, Refusal, What};
 use haggle_model::{ConversationId, ConversationKind, ErrorCode, MarkChange, Millis, Seq, UserId};
 use haggle_store::InboxRow;
+use serde::Serialize;
 
 use super::{frame, protocol::Id};
 use crate::{
@@ -33,12 +34,25 @@ macro_rules! put {
     };
 }
 
+/// Pieces one behind the other, for the frames of every message: a formatter takes several times as long.
+macro_rules! join {
+    ($out:expr, $($piece:expr),*) => {{
+        $($out.extend_from_slice($piece.as_bytes());)*
+    }};
+}
+
+/// A number behind a piece, in a frame of every message.
+fn number(out: &mut Vec<u8>, before: &str, number: impl Serialize) {
+    join!(out, before);
+    serde_json::to_writer(out, &number).expect("writing a number to memory does not fail");
+}
+
 /// The head of a frame that answers a request.
 fn answer(out: &mut Vec<u8>, t: &str, id: &Id) {
-    put!(out, r#"{{"t":"{t}""#);
+    join!(out, r#"{"t":""#, t, r#"""#);
     match id {
         Id::None => {}
-        Id::Number(id) => put!(out, r#","id":{id}"#),
+        Id::Number(id) => number(out, r#","id":"#, id),
         Id::Text(id) => {
             out.extend_from_slice(br#","id":"#);
             string(out, id);
@@ -118,11 +132,13 @@ pub(super) fn outcome(out: &mut Vec<u8>, id: &Id, kind: Answer, outcome: &Outcom
         existed,
         answer,
     } = outcome;
-    put!(out, r#","d":{{"c":"{conversation}""#);
+    join!(out, r#","d":{"c":""#, conversation.to_hex().as_str(), r#"""#);
     if kind == Answer::Message && *seq > 0 {
-        put!(out, r#","mid":"{}""#, conversation.message(*seq));
+        join!(out, r#","mid":""#, conversation.message(*seq).to_hex().as_str(), r#"""#);
     }
-    put!(out, r#","s":{seq},"ts":{at},"dup":{duplicate}"#);
+    number(out, r#","s":"#, seq);
+    number(out, r#","ts":"#, at);
+    join!(out, r#","dup":"#, if *duplicate { "true" } else { "false" });
     if kind == Answer::Conversation {
         put!(out, r#","existed":{existed}"#);
     }
@@ -249,12 +265,13 @@ pub(super) fn mark(out: &mut Vec<u8>, conversation: ConversationId, user: &UserI
 pub(super) fn event(kind: ConversationKind, view: EventView<'_>) -> Bytes {
     frame::text_frame(|out| {
         match kind {
-            ConversationKind::Personal => out.extend_from_slice(br#"{"t":"me""#),
-            _ => put!(out, r#"{{"t":"ev","c":"{}""#, view.conversation),
+            ConversationKind::Personal => join!(out, r#"{"t":"me""#),
+            _ => join!(out, r#"{"t":"ev","c":""#, view.conversation.to_hex().as_str(), r#"""#),
         }
-        put!(out, r#","s":{},"n":"#, view.seq);
+        number(out, r#","s":"#, view.seq);
+        join!(out, r#","n":"#);
         string(out, view.event.name());
-        put!(out, r#","ts":{}"#, view.at);
+        number(out, r#","ts":"#, view.at);
         if let Some(actor) = view.actor {
             out.extend_from_slice(br#","by":"#);
             string(out, actor.as_str());
