@@ -48,6 +48,7 @@ pub struct Server {
     child: Child,
     /// For clients.
     pub listen: SocketAddr,
+    admin: SocketAddr,
     /// From its start until it said that it is ready.
     pub ready_after: Duration,
 }
@@ -57,13 +58,14 @@ impl Server {
     pub fn start(launch: &Launch) -> Result<Server> {
         let dir = TempDir::with_prefix("haggle-bench-")?;
         std::fs::create_dir_all(dir.path().join("no-plugins"))?;
-        let (child, listen, ready_after) = spawn(launch, dir.path())?;
+        let started = spawn(launch, dir.path())?;
         Ok(Server {
             launch: launch.clone(),
             dir,
-            child,
-            listen,
-            ready_after,
+            child: started.child,
+            listen: started.listen,
+            admin: started.admin,
+            ready_after: started.ready_after,
         })
     }
 
@@ -81,8 +83,16 @@ impl Server {
 
     /// Starts it again on the same data, on other ports.
     pub fn restart(&mut self) -> Result<()> {
-        (self.child, self.listen, self.ready_after) = spawn(&self.launch, self.dir.path())?;
+        let started = spawn(&self.launch, self.dir.path())?;
+        (self.child, self.listen, self.admin, self.ready_after) = (started.child, started.listen, started.admin, started.ready_after);
         Ok(())
+    }
+
+    /// It has looked at the checksums of its whole log, which it does on the side after a start.
+    pub fn is_verified(&self) -> Result<bool> {
+        let (_, page) = http::get(self.admin, "/readyz?verbose", None)?;
+        let page = String::from_utf8_lossy(&page);
+        Ok(!page.contains("not yet verified") && !page.contains(", verifying"))
     }
 
     /// SIGTERM, and waits.
@@ -115,7 +125,15 @@ impl Drop for Server {
     }
 }
 
-fn spawn(launch: &Launch, dir: &Path) -> Result<(Child, SocketAddr, Duration)> {
+/// A server that is ready.
+struct Started {
+    child: Child,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    ready_after: Duration,
+}
+
+fn spawn(launch: &Launch, dir: &Path) -> Result<Started> {
     let (listen, admin) = (free_address()?, free_address()?);
     let log = File::options().create(true).append(true).open(dir.join("server.log"))?;
     let mut command = Command::new(&launch.binary);
@@ -155,7 +173,12 @@ fn spawn(launch: &Launch, dir: &Path) -> Result<(Child, SocketAddr, Duration)> {
         }
         std::thread::sleep(ASK_EVERY);
     }
-    Ok((child, listen, start.elapsed()))
+    Ok(Started {
+        child,
+        listen,
+        admin,
+        ready_after: start.elapsed(),
+    })
 }
 
 /// Binds this thread, and what it starts from now on, to these cores.

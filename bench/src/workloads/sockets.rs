@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::pairs::{JOINING, conclude};
 use crate::{
     client::{Client, TICK},
     join::{Joined, Roster, join},
-    options::Options,
+    options::{Options, Under},
     procfs::{self, Sample},
     progress,
     report::{Quantiles, Row},
@@ -17,9 +17,8 @@ use crate::{
 
 /// How long allocations and views may settle before memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
-/// A server that takes less of a core has done what it does after its start; it has so long for that.
-const SETTLED_PERCENT: f64 = 2.0;
-const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+/// How long a server may take to verify its log after a start.
+const VERIFIED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Connections that are open before W5 weighs and counts: what the first ones touch (code, caches of the store) is no connection's.
 const FIRST: usize = 1_000;
@@ -55,9 +54,9 @@ fn idle_once(options: &Options, conns: usize) -> Result<Row> {
     let mut client = under.client(options, conns)?;
     let (first, rest) = all.split_at(FIRST.min(conns / 2));
     join(&mut client, &mut roster, first, JOINING, None)?;
-    let pid = under.own()?.pid();
-    settle(&mut client, &roster, pid)?;
+    settle(&mut client, &roster, &mut under)?;
 
+    let pid = under.own()?.pid();
     let (pss, slab, before) = (procfs::pss_kib(pid)?, procfs::slab_kib()?, Sample::take()?);
     let joined = join(&mut client, &mut roster, rest, JOINING, None)?;
     let handshakes = Sample::take()?.since(&before, Some(pid));
@@ -128,15 +127,16 @@ fn linger(client: &mut Client, roster: &Roster, lasting: Duration) -> Result<()>
     Ok(())
 }
 
-/// Waits until the server has done what it does after its start: to verify its log, say, is no connection's.
-fn settle(client: &mut Client, roster: &Roster, pid: u32) -> Result<()> {
-    let until = Instant::now() + SETTLED_WITHIN;
+/// Waits until the server has done what it does after its start: to verify its log is no connection's.
+fn settle(client: &mut Client, roster: &Roster, under: &mut Under) -> Result<()> {
+    let until = Instant::now() + VERIFIED_WITHIN;
     loop {
-        let before = Sample::take()?;
         linger(client, roster, SETTLE)?;
-        let usage = Sample::take()?.since(&before, Some(pid));
-        if usage.percent(usage.server_cpu_s) < SETTLED_PERCENT || Instant::now() > until {
+        if under.own()?.is_verified()? {
             return Ok(());
+        }
+        if Instant::now() > until {
+            bail!("the server has not verified its log within {} s", VERIFIED_WITHIN.as_secs());
         }
     }
 }

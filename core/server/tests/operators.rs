@@ -58,6 +58,7 @@ fn every_metric_is_there_from_the_start_and_documented() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
 fn an_idle_connection_takes_no_share_of_a_huge_page() {
     let (_dir, server) = server();
     assert_eq!(server.process_status("THP_enabled"), "0");
