@@ -190,8 +190,9 @@ impl Drop for EmbeddedStore {
 }
 
 impl Shared {
-    /// Rows that [`EmbeddedStore::verify_some`] reads in one transaction: a longer one would keep checkpoints waiting.
-    const VERIFIED_AT_ONCE: u64 = 10_000;
+    /// Rows that [`EmbeddedStore::verify_some`] reads in one transaction: a longer one would keep checkpoints waiting, and what they
+    /// take in memory stays with the allocator, once for every thread that has read some.
+    const VERIFIED_AT_ONCE: u64 = 1_000;
 
     fn verify_some(&self, from: Pos, end: Pos) -> Result<Pos, StoreError> {
         let to = Pos(end.0.min(from.0 + Self::VERIFIED_AT_ONCE)).max(from);
