@@ -14,6 +14,9 @@ use crate::{
     present_but,
 };
 
+/// Conversations, and who else is there.
+type Companions = Vec<(ConversationId, Vec<UserId>)>;
+
 /// The columns of `conversations c` and `heads h` that [`Read::conversation`] reads.
 macro_rules! conversation_columns {
     () => {
@@ -172,7 +175,7 @@ impl Snapshot<'_> {
         conversations_max: usize,
         members_max: usize,
         few: Option<usize>,
-    ) -> Result<Option<Vec<(ConversationId, Vec<UserId>)>>, StoreError> {
+    ) -> Result<Option<Companions>, StoreError> {
         let newest = InboxQuery {
             limit: conversations_max,
             ..InboxQuery::default()
