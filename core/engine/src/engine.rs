@@ -124,7 +124,7 @@ impl Engine {
             marks: marks::Waiting::default(),
             metrics: Arc::new(Metrics::new()),
             runtime: tokio::runtime::Handle::current(),
-            users_seen: papaya::HashSet::default(),
+            users_seen: Default::default(),
             closing: tokio_util::sync::CancellationToken::new(),
             tasks: tokio_util::task::TaskTracker::new(),
             id_seed: process_seed(),

@@ -11,14 +11,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, ConversationKind, Entry, MarkChange, Millis, PluginId, UserId};
 use haggle_store::MessageRow;
-use papaya::HashMap;
 use parking_lot::RwLock;
 
 use crate::{
     Transport,
+    concurrent_map::ConcurrentMap,
     sockets::{Recipients, Sockets},
     state::message_created,
 };
@@ -179,7 +178,7 @@ type Connections = Arc<RwLock<Vec<Arc<dyn Subscriber>>>>;
 /// All connections of this node.
 #[derive(Default)]
 pub struct Hub {
-    users: HashMap<UserId, Connections, RandomState>,
+    users: ConcurrentMap<UserId, Connections>,
     /// Users with a connection that is not away.
     online: AtomicUsize,
     /// Connections in plugins' namespaces, where there are any: they hear of everything once, not each.

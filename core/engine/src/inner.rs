@@ -11,7 +11,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::fast::RandomState;
 use haggle_model::{Address, CommandId, ConversationId, ErrorCode, KeyRing, Limits, Profile, UserId};
 use haggle_store::SharedStore;
 use tokio::sync::oneshot;
@@ -20,6 +19,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     Actor, Command, ProfilePatch, Refusal, Reply, Request,
     clock::Clock,
+    concurrent_map::ConcurrentMap,
     conversation::{Conversation, Phase, Turn, Work, unavailable},
     feeds::Feeds,
     hub::Hub,
@@ -57,7 +57,7 @@ pub(crate) struct Inner {
     pub runtime: tokio::runtime::Handle,
     pub erase_after: Duration,
     pub reject_unknown_users: bool,
-    pub users_seen: papaya::HashSet<UserId, RandomState>,
+    pub users_seen: ConcurrentMap<UserId, ()>,
     pub closing: CancellationToken,
     pub tasks: TaskTracker,
     /// What generated command ids are made of.
@@ -209,7 +209,7 @@ impl Inner {
 
     /// Makes an empty profile of who was never seen. Cheap for users seen before by this process.
     pub async fn see_user(self: &Arc<Self>, user: &UserId) -> Result<(), Refusal> {
-        if self.users_seen.pin().contains(user) {
+        if self.users_seen.pin().contains_key(user) {
             return Ok(());
         }
         if self.store.user(user).await?.is_none() {
@@ -226,7 +226,7 @@ impl Inner {
         if seen.len() >= USERS_SEEN_MAX {
             seen.clear();
         }
-        seen.insert(user.clone());
+        seen.insert(user.clone(), ());
         Ok(())
     }
 

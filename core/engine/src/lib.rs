@@ -9,6 +9,7 @@ mod actor;
 mod clock;
 mod command;
 mod commands_seen;
+mod concurrent_map;
 mod conversation;
 mod crons;
 mod deliver;

@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, ConversationKind, Limits, Shard, UserId};
 use haggle_store::{SharedStore, StoreError};
-use papaya::HashMap;
 
 use crate::{
     commands_seen::CommandsSeen,
+    concurrent_map::ConcurrentMap,
     conversation::{Conversation, Phase, unavailable},
     lanes::Lane,
     state::State,
@@ -25,7 +24,7 @@ const IDLE_MIN: Duration = Duration::from_secs(10);
 /// All conversations in memory.
 #[derive(Default)]
 pub(crate) struct Warm {
-    conversations: HashMap<ConversationId, Arc<Conversation>, RandomState>,
+    conversations: ConcurrentMap<ConversationId, Arc<Conversation>>,
 }
 
 impl Warm {
