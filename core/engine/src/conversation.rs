@@ -152,16 +152,16 @@ impl Conversation {
             return Err((refusal, reply));
         }
         let entries = sequence(&guarded.state, self.id, transaction.items, transaction.main, transaction.effects, &stamp);
-        let main = entries.iter().position(|(entry, _)| entry.command == Some(stamp.command)).unwrap_or(0);
-        let answer = |entry: Option<&Entry>| Outcome {
+        let main = entries.iter().find(|(entry, _)| entry.command == Some(stamp.command));
+        let main = main.or(entries.first()).map(|(entry, _)| entry);
+        let outcome = Outcome {
             conversation: self.id,
-            seq: entry.map_or(0, |entry| entry.seq),
+            seq: main.map_or(0, |entry| entry.seq),
             at: stamp.at,
             duplicate: false,
             existed: transaction.existed,
-            answer: entry.and_then(|entry| entry.effects.answer.clone()),
+            answer: main.and_then(|entry| entry.effects.answer.clone()),
         };
-        let outcome = answer(entries.get(main).map(|(entry, _)| entry));
         let bytes = transaction_bytes(&entries);
         let seen = CommandRow {
             id: stamp.command,
@@ -264,7 +264,7 @@ fn sequence(
             effects,
             redacted: false,
         };
-        entries.push((entry, item.before));
+        entries.push((Arc::new(entry), item.before));
     }
     entries
 }
@@ -314,8 +314,8 @@ pub(crate) fn staged_entries(entries: Vec<Unsent>, ts: &mut u64, now: u64) -> Ve
         .into_iter()
         .map(|(mut entry, before)| {
             *ts = now.max(*ts + 1);
-            entry.ts = *ts;
-            StagedEntry::new(Arc::new(entry), before)
+            Arc::make_mut(&mut entry).ts = *ts; // in place: nobody else has it yet
+            StagedEntry::new(entry, before)
         })
         .collect()
 }

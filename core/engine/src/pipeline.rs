@@ -11,6 +11,7 @@ mod target;
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use haggle_model::{CommandId, ConversationId, ConversationKind, ErrorCode, PluginId};
 use haggle_store::CommandRow;
 
@@ -159,19 +160,20 @@ impl Work for CommandWork {
             return turn.conversation.answer(reply, Err(refusal));
         }
         let now = turn.engine.clock.now();
-        let address = at.address.as_ref();
         let context = Context {
             turn: &turn,
             plan: &*plan,
-            request: &request,
-            address,
+            actor: &request.actor,
+            client_id: request.client_id.as_deref(),
+            trace_id: &request.trace_id,
+            address: at.address.as_ref(),
             command,
             now,
             origin,
             countable,
             scope: Default::default(),
         };
-        let decided = decide(&context).await;
+        let decided = decide(&context, request.command).await;
         let scope = context.scope.into_inner();
         let holds = scope.as_ref().is_some_and(HandlerScope::holds);
         let stamp = Stamp {
@@ -258,38 +260,40 @@ fn repeat(conversation: ConversationId, row: CommandRow, digest: u64) -> Result<
     })
 }
 
-async fn decide(context: &Context<'_>) -> Result<Decided, Refusal> {
-    match &context.request.command {
-        Command::Send { message, .. } => messages::send(context, message).await,
+async fn decide(context: &Context<'_>, asked: Command) -> Result<Decided, Refusal> {
+    let decision: BoxFuture<'_, Result<Decided, Refusal>> = match asked {
+        // Most commands: the others are boxed, so that a message does not carry their futures along.
+        Command::Send { message, .. } => return messages::send(context, message).await,
         Command::Edit {
             message,
             text,
             metadata,
             if_rev,
-        } => messages::edit(context, *message, text.as_deref(), metadata.as_deref(), *if_rev).await,
-        Command::Delete { message, if_rev } => messages::delete(context, *message, *if_rev).await,
-        Command::React { message, emoji } => messages::react(context, *message, emoji.as_deref()).await,
-        Command::CreateConversation(new) => conversations::create(context, new).await,
-        Command::UpdateConversation { update, .. } => conversations::update_conversation(context, update).await,
-        Command::CloseConversation { closed, reason, .. } => conversations::close(context, *closed, reason.as_deref()).await,
-        Command::AddParticipant { user, role, .. } => conversations::add(context, user, *role).await,
-        Command::RemoveParticipant { user, .. } => conversations::remove(context, user).await,
-        Command::SetRole { user, role, .. } => conversations::set_role(context, user, *role).await,
-        Command::Block { user, blocked } => conversations::block(context, user, *blocked),
-        Command::Call { name, payload, .. } => call(context, name, payload).await,
-        Command::Archive { conversation, archived } => personal::archive(context, *conversation, *archived).await,
-        Command::Hide { conversation } => personal::hide(context, *conversation).await,
-        Command::Mute { conversation, until } => personal::mute(context, *conversation, *until).await,
-        Command::HideMessage { message } => personal::hide_message(context, *message).await,
-        Command::UpdateProfile { user, patch } => personal::update_profile(context, user, patch).await,
-        Command::ReadNotification { seq } => personal::read_notification(context, *seq).await,
-        Command::ReadAllNotifications => personal::read_all_notifications(context),
-    }
+        } => Box::pin(messages::edit(context, message, text, metadata, if_rev)),
+        Command::Delete { message, if_rev } => Box::pin(messages::delete(context, message, if_rev)),
+        Command::React { message, emoji } => Box::pin(messages::react(context, message, emoji)),
+        Command::CreateConversation(new) => Box::pin(conversations::create(context, new)),
+        Command::UpdateConversation { update, .. } => Box::pin(conversations::update_conversation(context, update)),
+        Command::CloseConversation { closed, reason, .. } => Box::pin(conversations::close(context, closed, reason)),
+        Command::AddParticipant { user, role, .. } => Box::pin(conversations::add(context, user, role)),
+        Command::RemoveParticipant { user, .. } => Box::pin(conversations::remove(context, user)),
+        Command::SetRole { user, role, .. } => Box::pin(conversations::set_role(context, user, role)),
+        Command::Block { user, blocked } => return conversations::block(context, user, blocked),
+        Command::Call { name, conversation, payload } => Box::pin(call(context, conversation.is_some(), name, payload)),
+        Command::Archive { conversation, archived } => Box::pin(personal::archive(context, conversation, archived)),
+        Command::Hide { conversation } => Box::pin(personal::hide(context, conversation)),
+        Command::Mute { conversation, until } => Box::pin(personal::mute(context, conversation, until)),
+        Command::HideMessage { message } => Box::pin(personal::hide_message(context, message)),
+        Command::UpdateProfile { user, patch } => Box::pin(personal::update_profile(context, user, patch)),
+        Command::ReadNotification { seq } => Box::pin(personal::read_notification(context, seq)),
+        Command::ReadAllNotifications => return personal::read_all_notifications(context),
+    };
+    decision.await
 }
 
-async fn call(context: &Context<'_>, name: &str, payload: &str) -> Result<Decided, Refusal> {
-    let actor = context.actor();
-    if matches!(&context.request.command, Command::Call { conversation: Some(_), .. }) {
+async fn call(context: &Context<'_>, in_conversation: bool, name: String, payload: String) -> Result<Decided, Refusal> {
+    let actor = context.actor;
+    if in_conversation {
         let may = context.state(|state| state.members.contains_key(&actor.user) || (state.row.is_some() && actor.is_admin()));
         if !may || context.kind() == ConversationKind::Personal {
             return Err(Refusal::not_found());
@@ -299,10 +303,10 @@ async fn call(context: &Context<'_>, name: &str, payload: &str) -> Result<Decide
         field: Some("/name"),
         ..Refusal::new(ErrorCode::NotFound, format!("no active plugin has the command {name:?}"))
     };
-    let plugin = context.plan.command_owner(name).ok_or_else(no_command)?;
-    let answer = context.plan.command(context.scope(), &plugin, name, payload).await?;
+    let plugin = context.plan.command_owner(&name).ok_or_else(no_command)?;
+    let answer = context.plan.command(context.scope(), &plugin, &name, &payload).await?;
     let mut transaction = context.scope().join(context.plan, Transaction::default()).await?;
-    if transaction.is_empty() && transaction.emits.is_empty() && context.request.client_id.is_none() {
+    if transaction.is_empty() && transaction.emits.is_empty() && context.client_id.is_none() {
         return Ok(Decided::Nothing {
             seq: 0,
             existed: false,

@@ -186,7 +186,10 @@ impl HandlerScope {
         self.shared.ended.store(true, Ordering::SeqCst);
         let mut held = std::mem::take(&mut self.shared.writes.lock().held);
         held.append(&mut self.shared.abandoned.lock());
-        self.shared.give_back(held).await;
+        // Nearly always there is nothing, and every command would carry the future along.
+        if !held.is_empty() {
+            Box::pin(self.shared.give_back(held)).await;
+        }
     }
 
     /// Joins what the handlers wrote to a transaction: messages in their own conversation pass the before-hooks of the other plugins.
@@ -233,8 +236,8 @@ impl HandlerScope {
                 (send, edit)
             };
             match (send, edit) {
-                (Some(send), _) => transaction.items.push(self.own_message(plan, send).await?),
-                (None, Some((target, edit))) => transaction.items.push(self.own_edit(plan, target, edit).await?),
+                (Some(send), _) => transaction.items.push(Box::pin(self.own_message(plan, send)).await?),
+                (None, Some((target, edit))) => transaction.items.push(Box::pin(self.own_edit(plan, target, edit)).await?),
                 (None, None) => return Ok(()),
             }
         }

@@ -58,7 +58,7 @@ pub(crate) enum Before {
 }
 
 /// An entry that the lane has not taken yet.
-pub(crate) type Unsent = (Entry, Before);
+pub(crate) type Unsent = (Arc<Entry>, Before);
 
 /// An event that is not kept: published after the commit.
 #[derive(Clone, Debug)]

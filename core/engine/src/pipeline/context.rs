@@ -5,7 +5,7 @@ use std::sync::Arc;
 use haggle_model::{Address, CommandId, ConversationId, ConversationKind, Millis, PluginId, Seq};
 
 use crate::{
-    Actor, Inner, Refusal, Request,
+    Actor, Inner, Refusal,
     conversation::Turn,
     ports::{Call, Facts, Plan},
     scope::{self, HandlerScope},
@@ -40,7 +40,10 @@ impl Decided {
 pub(super) struct Context<'a> {
     pub(super) turn: &'a Turn,
     pub(super) plan: &'a dyn Plan,
-    pub(super) request: &'a Request,
+    pub(super) actor: &'a Actor,
+    /// The client's own id of the request.
+    pub(super) client_id: Option<&'a str>,
+    pub(super) trace_id: &'a str,
     pub(super) address: Option<&'a Address>,
     pub(super) command: CommandId,
     pub(super) now: Millis,
@@ -56,10 +59,6 @@ impl Context<'_> {
         &self.turn.engine
     }
 
-    pub(super) fn actor(&self) -> &Actor {
-        &self.request.actor
-    }
-
     pub(super) fn state<T>(&self, read: impl FnOnce(&State) -> T) -> T {
         self.turn.conversation.with_state(read)
     }
@@ -72,8 +71,8 @@ impl Context<'_> {
         self.scope.get_or_init(|| {
             let call = Call {
                 command: self.command,
-                actor: self.actor().clone(),
-                trace_id: self.request.trace_id.clone(),
+                actor: self.actor.clone(),
+                trace_id: self.trace_id.to_owned(),
                 now: self.now,
                 conversation: Some(self.id()),
                 origin: self.origin.clone(),
@@ -86,7 +85,7 @@ impl Context<'_> {
         Facts {
             conversation: kind,
             message,
-            dialect: &self.actor().dialect,
+            dialect: &self.actor.dialect,
         }
     }
 

@@ -73,7 +73,7 @@ async fn found(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, 
         };
         update = context.plan.before_conversation(context.scope(), draft).await?;
     }
-    let actor = &context.actor().user;
+    let actor = &context.actor.user;
     let mut transaction = Transaction::default();
     if context.state(|state| state.row.is_none()) {
         let created = ConversationCreated {
@@ -135,10 +135,10 @@ async fn must_be_known(context: &Context<'_>, users: &[UserId]) -> Result<(), Re
     Ok(())
 }
 
-pub(super) async fn create(context: &Context<'_>, new: &NewConversation) -> Result<Decided, Refusal> {
+pub(super) async fn create(context: &Context<'_>, new: NewConversation) -> Result<Decided, Refusal> {
     let address = context.address.expect("a new conversation has an address");
-    let actor = context.actor();
-    if let NewConversation::Context { owner, .. } = new
+    let actor = context.actor;
+    if let NewConversation::Context { owner, .. } = &new
         && !(actor.is_admin() || actor.user.as_str().strip_prefix("plugin:") == Some(owner))
     {
         return Err(Refusal::forbidden("only the owner of a context, an admin or a service token creates it"));
@@ -156,32 +156,27 @@ pub(super) async fn create(context: &Context<'_>, new: &NewConversation) -> Resu
             format!("there are {BROADCASTS_MAX} broadcasts, and everybody's list holds them all"),
         ));
     }
+    let mut roles = Vec::new();
     let mut update = ConversationUpdate::default();
     let participants = match new {
-        NewConversation::Direct { with } => vec![actor.user.clone(), with.clone()],
+        NewConversation::Direct { with } => vec![actor.user.clone(), with],
         NewConversation::Group { participants, name, avatar } => {
-            update.name.clone_from(name);
-            update.avatar.clone_from(avatar);
-            once_each(Some(&actor.user), participants)
+            roles.push(Role::Admin);
+            (update.name, update.avatar) = (name, avatar);
+            once_each(Some(&actor.user), &participants)
         }
         NewConversation::Context {
             participants, name, state, ..
         } => {
-            update.name.clone_from(name);
-            update.state.clone_from(state);
-            once_each(None, participants)
+            (update.name, update.state) = (name, state);
+            once_each(None, &participants)
         }
         NewConversation::Broadcast { name } => {
-            update.name = Some(name.clone());
+            update.name = Some(name);
             Vec::new()
         }
     };
     must_be_known(context, &participants).await?;
-    let roles = if matches!(new, NewConversation::Group { .. }) {
-        vec![Role::Admin]
-    } else {
-        Vec::new()
-    };
     let transaction = found(
         context,
         Founding {
@@ -208,7 +203,7 @@ pub(super) fn once_each(first: Option<&UserId>, users: &[UserId]) -> Vec<UserId>
 /// Group and context: its admins, and admins of the installation.
 fn may_manage(context: &Context<'_>) -> Result<(), Refusal> {
     context.state(|state| {
-        let actor = context.actor();
+        let actor = context.actor;
         let member = state.members.get(&actor.user);
         match (state.address().map(Address::kind), member) {
             (None, _) => Err(Refusal::not_found()),
@@ -223,10 +218,9 @@ fn may_manage(context: &Context<'_>) -> Result<(), Refusal> {
     })
 }
 
-pub(super) async fn update_conversation(context: &Context<'_>, update: &ConversationUpdate) -> Result<Decided, Refusal> {
+pub(super) async fn update_conversation(context: &Context<'_>, mut update: ConversationUpdate) -> Result<Decided, Refusal> {
     may_manage(context)?;
     let kind = context.kind();
-    let mut update = update.clone();
     if context.plan.wants(Hook::BeforeConversation, &context.facts(kind, None)) {
         let context_name = context.state(|state| state.address().and_then(context_name));
         let draft = ConversationDraft {
@@ -239,7 +233,7 @@ pub(super) async fn update_conversation(context: &Context<'_>, update: &Conversa
         update = context.plan.before_conversation(context.scope(), draft).await?;
     }
     check_update(context.engine(), &update)?;
-    let item = Item::new(&context.actor().user, Event::ConversationUpdated(update));
+    let item = Item::new(&context.actor.user, Event::ConversationUpdated(update));
     let item = match last_message(context).await? {
         Some(last) => item.changing(last),
         None => item,
@@ -253,7 +247,7 @@ async fn last_message(context: &Context<'_>) -> Result<Option<MessageRow>, Refus
     Ok(newest.into_iter().find(|row| row.content.countable && row.deleted_at.is_none()))
 }
 
-pub(super) async fn close(context: &Context<'_>, closed: bool, reason: Option<&str>) -> Result<Decided, Refusal> {
+pub(super) async fn close(context: &Context<'_>, closed: bool, reason: Option<String>) -> Result<Decided, Refusal> {
     may_manage(context)?;
     if context.state(State::is_closed) == closed {
         return Ok(Decided::UNCHANGED);
@@ -271,19 +265,19 @@ pub(super) async fn close(context: &Context<'_>, closed: bool, reason: Option<&s
         context.plan.before_conversation(context.scope(), draft).await?;
     }
     let event = if closed {
-        Event::ConversationClosed(reason.map(str::to_owned))
+        Event::ConversationClosed(reason)
     } else {
         Event::ConversationReopened
     };
-    context.join(Transaction::of(Item::new(&context.actor().user, event))).await
+    context.join(Transaction::of(Item::new(&context.actor.user, event))).await
 }
 
-pub(super) async fn add(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided, Refusal> {
+pub(super) async fn add(context: &Context<'_>, user: UserId, role: Role) -> Result<Decided, Refusal> {
     may_manage(context)?;
     if context.kind() == ConversationKind::Broadcast {
         return Err(Refusal::forbidden("everybody reads a broadcast; it has no participants"));
     }
-    let (joined, count) = context.state(|state| (state.members.contains_key(user), state.members.len()));
+    let (joined, count) = context.state(|state| (state.members.contains_key(&user), state.members.len()));
     if joined {
         return Ok(Decided::UNCHANGED);
     }
@@ -291,21 +285,21 @@ pub(super) async fn add(context: &Context<'_>, user: &UserId, role: Role) -> Res
     if count >= max {
         return Err(Refusal::new(ErrorCode::TooLarge, format!("limits.participants_max is {max}")));
     }
-    must_be_known(context, std::slice::from_ref(user)).await?;
+    must_be_known(context, std::slice::from_ref(&user)).await?;
     participant(
         context,
         ParticipantOp::Join,
-        user,
+        user.clone(),
         role,
-        Event::ParticipantJoined { user: user.clone(), role },
+        Event::ParticipantJoined { user, role },
         Some(Event::MembershipStarted(context.id())),
     )
     .await
 }
 
-pub(super) async fn remove(context: &Context<'_>, user: &UserId) -> Result<Decided, Refusal> {
-    let itself = *user == context.actor().user;
-    let member = context.state(|state| state.members.get(user).map(|member| member.role));
+pub(super) async fn remove(context: &Context<'_>, user: UserId) -> Result<Decided, Refusal> {
+    let itself = user == context.actor.user;
+    let member = context.state(|state| state.members.get(&user).map(|member| member.role));
     let kind = context.kind();
     if itself && member.is_some() {
         if kind == ConversationKind::Direct {
@@ -320,18 +314,18 @@ pub(super) async fn remove(context: &Context<'_>, user: &UserId) -> Result<Decid
     participant(
         context,
         ParticipantOp::Leave,
-        user,
+        user.clone(),
         role,
-        Event::ParticipantLeft { user: user.clone() },
+        Event::ParticipantLeft { user },
         Some(Event::MembershipEnded(context.id())),
     )
     .await
 }
 
-pub(super) async fn set_role(context: &Context<'_>, user: &UserId, role: Role) -> Result<Decided, Refusal> {
+pub(super) async fn set_role(context: &Context<'_>, user: UserId, role: Role) -> Result<Decided, Refusal> {
     may_manage(context)?;
     let present = context
-        .state(|state| state.members.get(user).map(|member| member.role))
+        .state(|state| state.members.get(&user).map(|member| member.role))
         .ok_or_else(Refusal::not_found)?;
     if present == role {
         return Ok(Decided::UNCHANGED);
@@ -339,9 +333,9 @@ pub(super) async fn set_role(context: &Context<'_>, user: &UserId, role: Role) -
     participant(
         context,
         ParticipantOp::Role,
-        user,
+        user.clone(),
         role,
-        Event::ParticipantUpdated { user: user.clone(), role },
+        Event::ParticipantUpdated { user, role },
         None,
     )
     .await
@@ -350,7 +344,7 @@ pub(super) async fn set_role(context: &Context<'_>, user: &UserId, role: Role) -
 pub(super) async fn participant(
     context: &Context<'_>,
     op: ParticipantOp,
-    user: &UserId,
+    user: UserId,
     role: Role,
     event: Event,
     personal: Option<Event>,
@@ -368,9 +362,9 @@ pub(super) async fn participant(
             )
             .await?;
     }
-    let mut transaction = Transaction::of(Item::new(&context.actor().user, event));
+    let mut transaction = Transaction::of(Item::new(&context.actor.user, event));
     let outgoing = personal.map(|event| OutgoingItem {
-        to: Address::Personal(user.clone()),
+        to: Address::Personal(user),
         what: Outgoing::Personal(event),
         origin: context.origin.clone(),
     });
@@ -379,9 +373,9 @@ pub(super) async fn participant(
 }
 
 /// A block is in turn with sends of the pair, whether or not they ever talked.
-pub(super) fn block(context: &Context<'_>, user: &UserId, blocked: bool) -> Result<Decided, Refusal> {
+pub(super) fn block(context: &Context<'_>, user: UserId, blocked: bool) -> Result<Decided, Refusal> {
     let address = context.address.expect("a block has the pair's address");
-    let me = &context.actor().user;
+    let me = &context.actor.user;
     let (there, already) = context.state(|state| (state.row.is_some(), state.row.as_ref().is_some_and(|row| row.blocked_by.contains(me))));
     if already == blocked {
         return Ok(Decided::UNCHANGED);
@@ -397,7 +391,7 @@ pub(super) fn block(context: &Context<'_>, user: &UserId, blocked: bool) -> Resu
         Event::UserUnblocked { by: me.clone() }
     };
     transaction.items.push(Item::new(me, event));
-    let listed = Outgoing::Personal(Event::BlockListed { user: user.clone(), blocked });
+    let listed = Outgoing::Personal(Event::BlockListed { user, blocked });
     transaction.effects.outgoing.push(OutgoingItem {
         to: Address::Personal(me.clone()),
         what: listed,

@@ -17,9 +17,9 @@ use crate::{
     transaction::{Item, Transaction},
 };
 
-pub(super) async fn send(context: &Context<'_>, message: &NewMessage) -> Result<Decided, Refusal> {
+pub(super) async fn send(context: &Context<'_>, message: NewMessage) -> Result<Decided, Refusal> {
     let opening = opening(context).await?;
-    context.state(|state| may_send(state, context.actor(), opening.is_some()))?;
+    context.state(|state| may_send(state, context.actor, opening.is_some()))?;
     if let Some(reply_to) = message.reply_to {
         let answered = if reply_to.conversation == context.id() {
             load_message(context, reply_to).await?
@@ -29,7 +29,7 @@ pub(super) async fn send(context: &Context<'_>, message: &NewMessage) -> Result<
         answered.ok_or_else(|| Refusal::bad("/replyToId", "a reply answers a message of the same conversation"))?;
     }
     if let Some(forwarded) = message.forwarded_from {
-        may_forward(context, forwarded).await?;
+        Box::pin(may_forward(context, forwarded)).await?;
     }
     let by_plugin = !context.origin.is_empty();
     if !by_plugin && !BUILT_IN_KINDS.contains(&message.kind.as_str()) && context.plan.claims(&message.kind).is_none() {
@@ -42,21 +42,21 @@ pub(super) async fn send(context: &Context<'_>, message: &NewMessage) -> Result<
         op: Op::Send,
         target: None,
         conversation: context.id(),
-        sender: context.actor().user.clone(),
-        kind: message.kind.clone(),
-        text: message.text.clone(),
-        metadata: message.metadata.clone(),
+        sender: context.actor.user.clone(),
+        kind: message.kind,
+        text: message.text,
+        metadata: message.metadata,
         reply_to: message.reply_to,
         forwarded_from: message.forwarded_from,
-        client_id: context.request.client_id.clone(),
+        client_id: context.client_id.map(str::to_owned),
     };
     let (draft, decided_by) = before_message(context, draft).await?;
     let mut transaction = opening.unwrap_or_default();
     transaction.main = transaction.items.len();
     transaction.items.push(Item::new(
-        &context.actor().user,
+        &context.actor.user,
         Event::MessageCreated(Content {
-            sender_roles: kept_roles(context.actor()),
+            sender_roles: kept_roles(context.actor),
             ..content_of(draft, context.countable, decided_by)
         }),
     ));
@@ -108,7 +108,7 @@ fn owns(state: &State, actor: &Actor) -> bool {
 
 async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Refusal> {
     let refused = || Refusal::bad("/forwardedFromId", "there is no such message that you can read");
-    let user = &context.actor().user;
+    let user = &context.actor.user;
     let readable = if message.conversation == context.id() {
         context.state(|state| state.members.contains_key(user))
     } else {
@@ -145,7 +145,7 @@ async fn load_message(context: &Context<'_>, id: MessageId) -> Result<Option<Mes
 
 /// A message of this conversation that is there and not deleted, for a participant; of a broadcast for who writes there.
 async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Seq>) -> Result<MessageRow, Refusal> {
-    let actor = context.actor();
+    let actor = context.actor;
     match context.kind() {
         ConversationKind::Broadcast if actor.is_admin() => {}
         ConversationKind::Broadcast => return Err(only_admins_write()),
@@ -153,7 +153,7 @@ async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Se
         _ => return Err(Refusal::not_found()),
     }
     let row = load_message(context, id).await?.ok_or_else(Refusal::not_found)?;
-    let hidden = context.engine().store.is_hidden(&context.actor().user, id).await?;
+    let hidden = context.engine().store.is_hidden(&context.actor.user, id).await?;
     if row.deleted_at.is_some() || hidden {
         return Err(Refusal::not_found());
     }
@@ -169,12 +169,12 @@ async fn present_message(context: &Context<'_>, id: MessageId, if_rev: Option<Se
 pub(super) async fn edit(
     context: &Context<'_>,
     id: MessageId,
-    text: Option<&str>,
-    metadata: Option<&str>,
+    text: Option<String>,
+    metadata: Option<String>,
     if_rev: Option<Seq>,
 ) -> Result<Decided, Refusal> {
     let before = present_message(context, id, if_rev).await?;
-    if before.sender != context.actor().user {
+    if before.sender != context.actor.user {
         return Err(Refusal::forbidden("only its sender edits a message"));
     }
     if context.state(State::is_blocked) {
@@ -190,8 +190,8 @@ pub(super) async fn edit(
         conversation: id.conversation,
         sender: before.sender.clone(),
         kind: old.kind.clone(),
-        text: text.map_or_else(|| old.text.clone(), str::to_owned),
-        metadata: metadata.map(str::to_owned).or_else(|| old.metadata.clone()),
+        text: text.unwrap_or_else(|| old.text.clone()),
+        metadata: metadata.or_else(|| old.metadata.clone()),
         reply_to: old.reply_to,
         forwarded_from: old.forwarded_from,
         client_id: old.client_id.clone(),
@@ -200,19 +200,19 @@ pub(super) async fn edit(
     let content = Content {
         kind: old.kind.clone(),
         silent: draft.text == old.text,
-        sender_roles: kept_roles(context.actor()),
+        sender_roles: kept_roles(context.actor),
         ..content_of(draft, old.countable, decided_by)
     };
-    let item = Item::new(&context.actor().user, Event::MessageEdited { target: id.seq, content }).changing(before);
+    let item = Item::new(&context.actor.user, Event::MessageEdited { target: id.seq, content }).changing(before);
     context.join(Transaction::of(item)).await
 }
 
 pub(super) async fn delete(context: &Context<'_>, id: MessageId, if_rev: Option<Seq>) -> Result<Decided, Refusal> {
     let before = present_message(context, id, if_rev).await?;
-    let own = before.sender == context.actor().user;
+    let own = before.sender == context.actor.user;
     let admin = match context.kind() {
-        ConversationKind::Broadcast => context.actor().is_admin(),
-        _ => context.state(|state| state.members.get(&context.actor().user).is_some_and(|member| member.role == Role::Admin)),
+        ConversationKind::Broadcast => context.actor.is_admin(),
+        _ => context.state(|state| state.members.get(&context.actor.user).is_some_and(|member| member.role == Role::Admin)),
     };
     if !own && !admin {
         return Err(Refusal::forbidden("only its sender or an admin of the conversation deletes a message"));
@@ -237,15 +237,15 @@ pub(super) async fn delete(context: &Context<'_>, id: MessageId, if_rev: Option<
         n,
     };
     context
-        .join(Transaction::of(Item::new(&context.actor().user, event).changing(before)))
+        .join(Transaction::of(Item::new(&context.actor.user, event).changing(before)))
         .await
 }
 
-pub(super) async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&str>) -> Result<Decided, Refusal> {
+pub(super) async fn react(context: &Context<'_>, id: MessageId, emoji: Option<String>) -> Result<Decided, Refusal> {
     let before = present_message(context, id, None).await?;
-    let user = &context.actor().user;
-    let present = before.reactions.iter().find(|(other, _)| other == user).map(|(_, emoji)| emoji.as_str());
-    if present == emoji {
+    let user = &context.actor.user;
+    let present = before.reactions.iter().find(|(other, _)| other == user).map(|(_, emoji)| emoji);
+    if present == emoji.as_ref() {
         return Ok(Decided::UNCHANGED);
     }
     // Taking one away says nothing to the other.
@@ -255,7 +255,7 @@ pub(super) async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&s
     let change = ReactionChange {
         message: id,
         user: user.clone(),
-        emoji: emoji.map(str::to_owned),
+        emoji: emoji.clone(),
     };
     if context
         .plan
@@ -267,7 +267,7 @@ pub(super) async fn react(context: &Context<'_>, id: MessageId, emoji: Option<&s
         Some(emoji) => Event::ReactionAdded {
             target: id.seq,
             user: user.clone(),
-            emoji: emoji.into(),
+            emoji,
         },
         None => Event::ReactionRemoved {
             target: id.seq,

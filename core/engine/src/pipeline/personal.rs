@@ -18,7 +18,7 @@ pub(super) async fn is_in(context: &Context<'_>, row: &ConversationRow) -> Resul
     if row.kind() == ConversationKind::Broadcast {
         return Ok(true);
     }
-    let member = context.engine().store.member(row.id, &context.actor().user).await?;
+    let member = context.engine().store.member(row.id, &context.actor.user).await?;
     Ok(member.is_some_and(|member| member.left_seq.is_none()))
 }
 
@@ -33,7 +33,7 @@ async fn must_be_in(context: &Context<'_>, conversation: ConversationId) -> Resu
 }
 
 pub(super) fn personal(context: &Context<'_>, event: Event) -> Result<Decided, Refusal> {
-    let mut transaction = Transaction::of(Item::new(&context.actor().user, event));
+    let mut transaction = Transaction::of(Item::new(&context.actor.user, event));
     personal_first(context, &mut transaction);
     Decided::write(transaction)
 }
@@ -55,11 +55,11 @@ pub(crate) fn open_first(address: &Address, transaction: &mut Transaction) {
     }
 }
 
-pub(super) async fn update_profile(context: &Context<'_>, user: &UserId, patch: &ProfilePatch) -> Result<Decided, Refusal> {
-    let old = context.engine().profile(&context.turn.conversation, user).await?;
+pub(super) async fn update_profile(context: &Context<'_>, user: UserId, patch: ProfilePatch) -> Result<Decided, Refusal> {
+    let old = context.engine().profile(&context.turn.conversation, &user).await?;
     let created = old.is_none();
     let old = old.unwrap_or_default();
-    let new = patch.clone().apply(old.clone());
+    let new = patch.apply(old.clone());
     if !created && new == old {
         return Ok(Decided::UNCHANGED);
     }
@@ -77,7 +77,7 @@ pub(super) async fn archive(context: &Context<'_>, conversation: ConversationId,
 pub(super) async fn hide(context: &Context<'_>, conversation: ConversationId) -> Result<Decided, Refusal> {
     let to_seq = must_be_in(context, conversation).await?;
     // What is never shown again is not unread.
-    marks::move_to(context.engine(), context.actor(), conversation, None, Some(to_seq), Some(Box::new(drop)));
+    marks::move_to(context.engine(), context.actor, conversation, None, Some(to_seq), Some(Box::new(drop)));
     personal(context, Event::ConversationHidden { conversation, to_seq })
 }
 
@@ -93,7 +93,7 @@ pub(super) async fn hide_message(context: &Context<'_>, message: MessageId) -> R
 }
 
 pub(super) async fn read_notification(context: &Context<'_>, seq: Seq) -> Result<Decided, Refusal> {
-    let stored = context.engine().store.notification(&context.actor().user, seq).await?;
+    let stored = context.engine().store.notification(&context.actor.user, seq).await?;
     let row = stored.ok_or_else(Refusal::not_found)?;
     if row.read {
         Ok(Decided::UNCHANGED)
