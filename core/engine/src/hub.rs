@@ -12,14 +12,13 @@ use std::{
 
 use bytes::Bytes;
 use haggle_model::{ConversationId, ConversationKind, Entry, MarkChange, Millis, PluginId, UserId};
-use haggle_store::MessageRow;
+use haggle_store::{MessageRow, MessageView};
 use parking_lot::RwLock;
 
 use crate::{
     Transport,
     concurrent_map::ConcurrentMap,
     sockets::{Recipients, Sockets},
-    state::message_created,
 };
 
 /// Encodings that one push keeps: one slot per transport format.
@@ -129,22 +128,19 @@ pub struct Published {
     pub entry: Arc<Entry>,
     /// Of what kind its conversation is.
     pub kind: ConversationKind,
-    message: OnceLock<Option<Arc<MessageRow>>>,
+    changed: Option<Arc<MessageRow>>,
 }
 
 impl Published {
     /// An event with the state after it of the message it changed, if it changed one.
     pub fn new(entry: Arc<Entry>, kind: ConversationKind, changed: Option<Arc<MessageRow>>) -> Published {
-        let message = OnceLock::new();
-        if let Some(changed) = changed {
-            message.get_or_init(|| Some(changed));
-        }
-        Published { entry, kind, message }
+        Published { entry, kind, changed }
     }
 
     /// For events about a message: its state after this event. For a changed conversation: its last message, where it is known.
-    pub fn message(&self) -> Option<&MessageRow> {
-        self.message.get_or_init(|| message_created(&self.entry).map(Arc::new)).as_deref()
+    pub fn message(&self) -> Option<MessageView<'_>> {
+        let changed = self.changed.as_deref().map(MessageRow::view);
+        changed.or_else(|| MessageView::created(&self.entry))
     }
 }
 

@@ -206,9 +206,8 @@ impl CoreEvent {
             at: entry.at,
             message: published
                 .message()
-                .filter(|row| entry.event.message_seq(entry.seq) == Some(row.id.seq))
-                .cloned()
-                .map(|row| (op, row)),
+                .filter(|message| entry.event.message_seq(entry.seq) == Some(message.id.seq))
+                .map(|message| (op, message.to_row())),
             ..self
         };
         let reaction = |target: Seq, user: &UserId, emoji: Option<&String>| ReactionChange {

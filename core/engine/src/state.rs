@@ -6,10 +6,9 @@ use std::{
 };
 
 use haggle_model::{
-    Address, ConversationId, Entry, Event, KvChange, MarkChange, Marks, MessageId, Millis, PluginId, ReservationState, Role, Seq, TimerChange,
-    UserId, unread,
+    Address, ConversationId, Entry, Event, KvChange, MarkChange, Marks, Millis, PluginId, ReservationState, Role, Seq, TimerChange, UserId, unread,
 };
-use haggle_store::{ConversationRow, MemberRow, MessageRow};
+use haggle_store::{ConversationRow, MemberRow, MessageRow, MessageView};
 
 use crate::commands_seen::CommandsSeen;
 
@@ -348,7 +347,7 @@ impl State {
     /// The message if it was created by something not yet durable.
     pub fn staged_message(&self, seq: Seq) -> Option<MessageRow> {
         let created = self.newest(|entry| (entry.seq == seq).then_some(entry))?;
-        let mut row = message_created(created)?;
+        let mut row = MessageView::created(created)?.to_row();
         self.refresh(&mut row);
         Some(row)
     }
@@ -358,7 +357,7 @@ impl State {
         let mut rows: Vec<MessageRow> = Vec::new();
         for (_, entry) in &self.uncommitted {
             rows.iter_mut().for_each(|row| change_message(row, entry));
-            rows.extend(message_created(entry));
+            rows.extend(MessageView::created(entry).map(MessageView::to_row));
         }
         rows.reverse();
         rows
@@ -434,27 +433,6 @@ fn mark_of_joiner(seq: Seq, n: u32) -> MarkChange {
         read_n: n,
         own: 0,
     }
-}
-
-/// The message that a `message.created` entry makes.
-pub(crate) fn message_created(entry: &Entry) -> Option<MessageRow> {
-    let Event::MessageCreated(content) = &entry.event else { return None };
-    Some(MessageRow {
-        id: MessageId {
-            conversation: entry.conversation,
-            seq: entry.seq,
-        },
-        sender: entry.actor.clone().unwrap_or_else(|| UserId::from("")),
-        content: content.clone(),
-        n: entry.n,
-        created_at: entry.at,
-        rev: entry.seq,
-        edited_at: None,
-        deleted_at: None,
-        reactions: Vec::new(),
-        updated_at: entry.at,
-        command: entry.command,
-    })
 }
 
 /// What an entry does to a message, if it is about it and newer than what the row includes.

@@ -7,6 +7,7 @@ pub mod auth;
 pub mod decode;
 mod eager;
 pub mod http;
+mod json;
 pub mod metrics;
 pub mod origin;
 pub mod resource;

@@ -7,10 +7,10 @@ use std::{cell::RefCell, collections::BTreeMap, fmt};
 
 use haggle_engine::Published;
 use haggle_model::{
-    Address, CommandId, Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, Event, MessageId, Millis,
-    PluginId, Profile, UserId,
+    Address, CommandId, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Decider, Event, MessageId, Millis, PluginId,
+    Profile, UserId,
 };
-use haggle_store::{EventRow, InboxRow, MemberRow, MessageRow, NotificationRow, PersonalRow, UserRow};
+use haggle_store::{EventRow, InboxRow, MemberRow, MessageRow, MessageView, NotificationRow, PersonalRow, UserRow};
 use jiff::{Timestamp, fmt::temporal::DateTimePrinter};
 use serde::{
     Serialize, Serializer,
@@ -18,6 +18,8 @@ use serde::{
 };
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
+
+use crate::json;
 
 /// Characters of a message that stand in `lastMessage` and in a notification's preview.
 pub const PREVIEW_CHARS_MAX: usize = 200;
@@ -223,8 +225,7 @@ pub struct MessageResource<'a> {
     #[schema(value_type = String)]
     conversation_id: Hex,
     /// Who wrote it; `plugin:<id>` for a plugin.
-    #[schema(value_type = String)]
-    sender_id: User<'a>,
+    sender_id: &'a str,
     /// The text, byte-exact as sent: whoever displays it escapes it. Empty when the message is deleted.
     content: &'a str,
     /// `text`, `image`, `file`, `video`, `audio`, `location`, `system`, or a kind that a plugin claims.
@@ -292,31 +293,31 @@ pub struct MessageResource<'a> {
 
 impl<'a> MessageResource<'a> {
     /// The message for a viewer.
-    pub fn new(row: &'a MessageRow, context: MessageContext<'a>) -> MessageResource<'a> {
-        let content: &Content = &row.content;
+    pub fn new(view: MessageView<'a>, context: MessageContext<'a>) -> MessageResource<'a> {
+        let (id, content) = (Hex::from(view.id), view.content);
         MessageResource {
-            _id: row.id.into(),
-            id: row.id.into(),
-            conversation_id: row.id.conversation.into(),
-            sender_id: User(&row.sender),
+            _id: id,
+            id,
+            conversation_id: view.id.conversation.into(),
+            sender_id: view.sender,
             content: &content.text,
             kind: &content.kind,
             metadata: content.metadata.as_deref().map(Raw),
             read_by: context.read_by.map(Times),
-            reactions: Reactors(&row.reactions),
-            reaction_types: ReactionTypes(&row.reactions),
+            reactions: Reactors(view.reactions),
+            reaction_types: ReactionTypes(view.reactions),
             reply_to_id: content.reply_to.map(Hex::from),
-            edited_at: row.edited_at.map(Time),
-            deleted_at: row.deleted_at.map(Time),
+            edited_at: view.edited_at.map(Time),
+            deleted_at: view.deleted_at.map(Time),
             deleted_for: context.deleted_for.map(Users),
             is_forwarded: content.forwarded_from.is_some(),
             forwarded_from_id: content.forwarded_from.map(Hex::from),
-            created_at: Time(row.created_at),
-            updated_at: Time(row.updated_at),
-            seq: row.id.seq,
-            n: row.n,
-            rev: row.rev,
-            reference: row.command.map(Display),
+            created_at: Time(view.created_at),
+            updated_at: Time(view.updated_at),
+            seq: view.id.seq,
+            n: view.n,
+            rev: view.rev,
+            reference: view.command.map(Display),
             client_message_id: content.client_id.as_deref(),
             decided_by: Deciders(&content.decided_by),
         }
@@ -780,7 +781,7 @@ pub struct EventView<'a> {
     /// What happened.
     pub event: &'a Event,
     /// For events about a message: its state to show.
-    pub message: Option<&'a MessageRow>,
+    pub message: Option<MessageView<'a>>,
 }
 
 impl<'a> EventView<'a> {
@@ -793,7 +794,7 @@ impl<'a> EventView<'a> {
             at: row.at,
             actor: row.actor.as_ref(),
             event: &row.event,
-            message: row.message.as_ref(),
+            message: row.message.as_ref().map(MessageRow::view),
         }
     }
 }
@@ -819,7 +820,7 @@ impl<'a> From<&'a Published> for EventView<'a> {
 /// creation, `rev` tells the state. Other events carry what they say, with their own `seq` and `n`; an event of a plugin
 /// carries its payload alone.
 pub fn write_event_data(view: EventView<'_>, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, &EventData(view)).expect("maps have text keys, and writing to memory does not fail");
+    json::write(out, &EventData(view));
 }
 
 /// The same as a value that serializes itself.
@@ -839,7 +840,7 @@ impl Serialize for EventData<'_> {
     }
 }
 
-fn serialize_message_event<S: Serializer>(view: EventView<'_>, message: &MessageRow, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_message_event<S: Serializer>(view: EventView<'_>, message: MessageView<'_>, serializer: S) -> Result<S::Ok, S::Error> {
     let fresh = matches!(view.event, Event::MessageCreated(_)) && message.rev == view.seq;
     let context = if fresh { MessageContext::FRESH } else { MessageContext::default() };
     let resource = MessageResource::new(message, context);

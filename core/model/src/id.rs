@@ -104,6 +104,18 @@ fn hex_of(key: u64, seq: Seq) -> Hex<24> {
     Hex::of(&bytes)
 }
 
+/// The two digits of each byte.
+const HEX_PAIRS: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
 /// Bytes as `N` lowercase hex digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hex<const N: usize>([u8; N]);
@@ -111,13 +123,16 @@ pub struct Hex<const N: usize>([u8; N]);
 impl<const N: usize> Hex<N> {
     /// Of `N / 2` bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut digits = [b'0'; N];
-        for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
+        for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(bytes) {
+            *pair = HEX_PAIRS[usize::from(*byte)];
         }
         Hex(digits)
+    }
+
+    /// The digits as ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// The digits.
@@ -190,18 +205,15 @@ impl CommandId {
 
     /// The id made of any named parts.
     pub fn hash(parts: &[&[u8]]) -> CommandId {
-        let mut hasher = blake3::Hasher::new();
+        // Together, since the hasher that takes pieces costs more than the few bytes that they are.
+        let mut bytes = Vec::with_capacity(parts.iter().map(|part| 4 + part.len()).sum());
         for part in parts {
-            hasher.update(&(part.len() as u32).to_be_bytes());
-            hasher.update(part);
+            bytes.extend_from_slice(&(part.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(part);
         }
-        let (id, _) = hasher
-            .finalize()
-            .as_bytes()
-            .split_first_chunk::<16>()
-            .map(|(id, rest)| (*id, rest))
-            .expect("16 of 32 bytes");
-        CommandId(id)
+        let hash = blake3::hash(&bytes);
+        let (id, _) = hash.as_bytes().split_first_chunk().expect("16 of 32 bytes");
+        CommandId(*id)
     }
 }
 

@@ -203,6 +203,89 @@ pub struct MessageRow {
     pub command: Option<CommandId>,
 }
 
+/// A [`MessageRow`] that is lent: by a row, or by the event that created the message.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageView<'a> {
+    /// Its id.
+    pub id: MessageId,
+    /// Who sent it.
+    pub sender: &'a str,
+    /// The present content; of a deleted message only the kind is left.
+    pub content: &'a Content,
+    /// `n` of its creation.
+    pub n: u32,
+    /// When it was created.
+    pub created_at: Millis,
+    /// Seq of the last change that this state includes.
+    pub rev: Seq,
+    /// When its text last changed.
+    pub edited_at: Option<Millis>,
+    /// When it was deleted for all.
+    pub deleted_at: Option<Millis>,
+    /// Reactions, one per user, ordered by user.
+    pub reactions: &'a [(UserId, String)],
+    /// When it last changed in any way.
+    pub updated_at: Millis,
+    /// The id of the command that created it.
+    pub command: Option<CommandId>,
+}
+
+impl<'a> MessageView<'a> {
+    /// The message that a `message.created` entry makes.
+    pub fn created(entry: &'a Entry) -> Option<MessageView<'a>> {
+        let Event::MessageCreated(content) = &entry.event else { return None };
+        Some(MessageView {
+            id: entry.conversation.message(entry.seq),
+            sender: entry.actor.as_ref().map_or("", UserId::as_str),
+            content,
+            n: entry.n,
+            created_at: entry.at,
+            rev: entry.seq,
+            edited_at: None,
+            deleted_at: None,
+            reactions: &[],
+            updated_at: entry.at,
+            command: entry.command,
+        })
+    }
+
+    /// A row of its own.
+    pub fn to_row(self) -> MessageRow {
+        MessageRow {
+            id: self.id,
+            sender: self.sender.into(),
+            content: self.content.clone(),
+            n: self.n,
+            created_at: self.created_at,
+            rev: self.rev,
+            edited_at: self.edited_at,
+            deleted_at: self.deleted_at,
+            reactions: self.reactions.to_vec(),
+            updated_at: self.updated_at,
+            command: self.command,
+        }
+    }
+}
+
+impl MessageRow {
+    /// The row, lent.
+    pub fn view(&self) -> MessageView<'_> {
+        MessageView {
+            id: self.id,
+            sender: self.sender.as_str(),
+            content: &self.content,
+            n: self.n,
+            created_at: self.created_at,
+            rev: self.rev,
+            edited_at: self.edited_at,
+            deleted_at: self.deleted_at,
+            reactions: &self.reactions,
+            updated_at: self.updated_at,
+            command: self.command,
+        }
+    }
+}
+
 /// One event for replay. Created and edited events carry the message's present state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventRow {

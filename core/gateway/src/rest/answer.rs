@@ -26,8 +26,7 @@ pub const PARTICIPANTS_SHOWN_MAX: usize = 256;
 
 /// A JSON answer.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    let bytes = serde_json::to_vec(value).expect("resources have text keys");
-    raw_json(status, bytes)
+    raw_json(status, crate::json::to_vec(value))
 }
 
 /// JSON that is already text.
@@ -97,7 +96,7 @@ pub fn fresh_message(row: &MessageRow) -> Response {
 }
 
 fn tagged(status: StatusCode, row: &MessageRow, context: MessageContext<'_>) -> Response {
-    let mut response = json(status, &MessageResource::new(row, context));
+    let mut response = json(status, &MessageResource::new(row.view(), context));
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", row.rev)) {
         response.headers_mut().insert(header::ETAG, tag);
     }

@@ -81,16 +81,14 @@ pub async fn list(
     let oldest = rows.iter().map(|row| row.id.seq).min().unwrap_or(Seq::MAX);
     let steps = gateway.engine.read_steps(id, oldest).await?;
     let read_by: Vec<_> = rows.iter().map(|row| answer::readers(&steps, row)).collect();
-    let resource = |(row, read_by)| {
-        MessageResource::new(
-            row,
-            MessageContext {
-                read_by: Some(read_by),
-                deleted_for: Some(&[]),
-            },
-        )
-    };
-    let messages = rows.iter().zip(read_by.iter().map(Vec::as_slice)).map(resource).collect();
+    let messages = rows.iter().zip(&read_by).map(|(row, read_by)| {
+        let context = MessageContext {
+            read_by: Some(read_by),
+            deleted_for: Some(&[]),
+        };
+        MessageResource::new(row.view(), context)
+    });
+    let messages = messages.collect();
     let next_cursor = rows.last().filter(|_| has_more).map(|last| next(page, last));
     Ok(json(StatusCode::OK, &MessageList { messages, next_cursor }))
 }

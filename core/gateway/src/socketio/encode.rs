@@ -12,7 +12,6 @@ use std::{
 use bytes::Bytes;
 use haggle_engine::{Outcome, Published, Refusal, What, sockets::Args};
 use haggle_model::{ConversationKind, ErrorCode, Event, Millis};
-use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
@@ -20,6 +19,7 @@ use super::{
     packet::{Kind, append_head},
 };
 use crate::{
+    json::write as json,
     resource::{ConversationResource, EventData, EventView, Raw, Time, preview},
     ws::frame,
 };
@@ -30,10 +30,6 @@ pub(super) const SLOT: usize = 1;
 /// Writing to memory does not fail.
 macro_rules! put {
     ($out:expr, $($arg:tt)*) => { write!($out, $($arg)*).expect("writing to memory does not fail") };
-}
-
-fn json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
-    serde_json::to_writer(out, value).expect("maps have text keys, and writing to memory does not fail");
 }
 
 fn append(out: &mut Vec<u8>, kind: Kind, attachments: usize, namespace: &str, ack: Option<u64>, data: impl FnOnce(&mut Vec<u8>)) {

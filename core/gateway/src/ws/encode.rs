@@ -8,11 +8,11 @@ use bytes::Bytes;
 use haggle_engine::{Head, Outcome, Refusal, What};
 use haggle_model::{ConversationId, ConversationKind, ErrorCode, MarkChange, Millis, Seq, UserId};
 use haggle_store::InboxRow;
-use serde::Serialize;
 
 use super::{frame, protocol::Id};
 use crate::{
-    resource::{EventView, Time, write_event_data},
+    json::{self, string},
+    resource::{EventView, Raw, Time, write_event_data},
     settings::WsSettings,
 };
 
@@ -22,11 +22,6 @@ pub(super) const NATIVE: usize = 0;
 const VERSION: u32 = 1;
 /// Between these, in milliseconds, a drained client waits before it comes back.
 const RETURN_AFTER_MS: [u32; 2] = [500, 5000];
-
-/// Text as a JSON string.
-fn string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing text to memory does not fail");
-}
 
 macro_rules! put {
     ($out:expr, $($format:tt)*) => {
@@ -42,9 +37,9 @@ macro_rules! join {
 }
 
 /// A number behind a piece, in a frame of every message.
-fn number(out: &mut Vec<u8>, before: &str, number: impl Serialize) {
+fn number(out: &mut Vec<u8>, before: &str, number: impl itoa::Integer) {
     join!(out, before);
-    serde_json::to_writer(out, &number).expect("writing a number to memory does not fail");
+    json::number(out, number);
 }
 
 /// The head of a frame that answers a request.
@@ -52,7 +47,7 @@ fn answer(out: &mut Vec<u8>, t: &str, id: &Id) {
     join!(out, r#"{"t":""#, t, r#"""#);
     match id {
         Id::None => {}
-        Id::Number(id) => number(out, r#","id":"#, id),
+        Id::Number(id) => number(out, r#","id":"#, *id),
         Id::Text(id) => {
             out.extend_from_slice(br#","id":"#);
             string(out, id);
@@ -132,12 +127,12 @@ pub(super) fn outcome(out: &mut Vec<u8>, id: &Id, kind: Answer, outcome: &Outcom
         existed,
         answer,
     } = outcome;
-    join!(out, r#","d":{"c":""#, conversation.to_hex().as_str(), r#"""#);
+    join!(out, r#","d":{"c":""#, conversation.to_hex(), r#"""#);
     if kind == Answer::Message && *seq > 0 {
-        join!(out, r#","mid":""#, conversation.message(*seq).to_hex().as_str(), r#"""#);
+        join!(out, r#","mid":""#, conversation.message(*seq).to_hex(), r#"""#);
     }
-    number(out, r#","s":"#, seq);
-    number(out, r#","ts":"#, at);
+    number(out, r#","s":"#, *seq);
+    number(out, r#","ts":"#, *at);
     join!(out, r#","dup":"#, if *duplicate { "true" } else { "false" });
     if kind == Answer::Conversation {
         put!(out, r#","existed":{existed}"#);
@@ -266,7 +261,7 @@ pub(super) fn event(kind: ConversationKind, view: EventView<'_>) -> Bytes {
     frame::text_frame(|out| {
         match kind {
             ConversationKind::Personal => join!(out, r#"{"t":"me""#),
-            _ => join!(out, r#"{"t":"ev","c":""#, view.conversation.to_hex().as_str(), r#"""#),
+            _ => join!(out, r#"{"t":"ev","c":""#, view.conversation.to_hex(), r#"""#),
         }
         number(out, r#","s":"#, view.seq);
         join!(out, r#","n":"#);
@@ -325,8 +320,8 @@ pub(super) fn push(what: &What) -> Bytes {
 }
 
 /// JSON text as it is; a plugin's mistake becomes `null`, so that the frame stays JSON.
-fn raw(out: &mut Vec<u8>, json: &str) {
-    serde_json::to_writer(out, &crate::resource::Raw(json)).expect("writing JSON text to memory does not fail");
+fn raw(out: &mut Vec<u8>, text: &str) {
+    json::write(out, &Raw(text));
 }
 
 #[cfg(test)]
