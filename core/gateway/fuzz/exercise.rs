@@ -68,10 +68,9 @@ fn arguments(packet: &Packet<'_>) {
 
 /// The argument of an event that sends a message, and of one whose data is kept as it is.
 pub fn event(json: &[u8]) {
+    let Ok(json) = std::str::from_utf8(json) else { return };
     if let Ok(body) = decode::parse::<MessageBody<'_>>(json) {
         let _ = body.into_message();
     }
-    if let Ok(text) = std::str::from_utf8(json) {
-        let _ = decode::check_json("/data", text);
-    }
+    let _ = decode::check_json("/data", json);
 }

@@ -50,17 +50,17 @@ impl From<DecodeError> for Refusal {
 }
 
 /// Reads one JSON object; an error names the field.
-pub fn parse<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, DecodeError> {
+pub fn parse<'de, T: Deserialize<'de>>(json: &'de str) -> Result<T, DecodeError> {
     // A derived reader would also take a list, field by field.
-    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+    if json.trim_ascii_start().bytes().next().is_some_and(|first| first != b'{') {
         return Err(DecodeError::new("", "expected a JSON object"));
     }
     // Only the second try keeps track of where it is: most requests are fine.
-    serde_json::from_slice(bytes).map_err(|_| locate::<T>(bytes))
+    serde_json::from_str(json).map_err(|_| locate::<T>(json))
 }
 
-fn locate<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> DecodeError {
-    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+fn locate<'de, T: Deserialize<'de>>(json: &'de str) -> DecodeError {
+    let mut deserializer = serde_json::Deserializer::from_str(json);
     let (mut pointer, error) = match serde_path_to_error::deserialize::<_, T>(&mut deserializer) {
         Err(error) => (pointer_of(error.path()), error.into_inner()),
         Ok(_) => match deserializer.end() {
@@ -443,7 +443,7 @@ pub fn check_metadata(kind: &str, metadata: Option<&str>) -> Result<(), DecodeEr
             Ok(())
         };
     };
-    let known: KnownMetadata = parse(metadata.as_bytes()).map_err(|error| DecodeError {
+    let known: KnownMetadata = parse(metadata).map_err(|error| DecodeError {
         pointer: format!("/metadata{}", error.pointer),
         ..error
     })?;
@@ -496,7 +496,7 @@ mod tests {
 
     #[track_caller]
     fn refused(body: &str, pointer: &str) {
-        let error = parse::<MessageBody<'_>>(body.as_bytes())
+        let error = parse::<MessageBody<'_>>(body)
             .and_then(|body| body.into_message().map(|_| ()))
             .expect_err(body.get(..80).unwrap_or(body));
         assert_eq!(error.pointer, pointer, "{}", error.message);
@@ -541,9 +541,7 @@ mod tests {
     fn unknown_fields_are_ignored_and_known_ones_kept_as_they_are() {
         let body =
             "{\"content\":\"<b>\u{202e}\u{200b}\\u001b[31m\u{1f600}\",\"senderId\":\"eve\",\"seq\":7,\"readBy\":{},\"metadata\":{\"a\": 1.50}}";
-        let (message, client_id) = parse::<MessageBody<'_>>(body.as_bytes())
-            .and_then(MessageBody::into_message)
-            .expect("valid");
+        let (message, client_id) = parse::<MessageBody<'_>>(body).and_then(MessageBody::into_message).expect("valid");
         assert_eq!(message.text, "<b>\u{202e}\u{200b}\u{1b}[31m\u{1f600}");
         assert_eq!(message.metadata.as_deref(), Some("{\"a\": 1.50}"), "numbers stay as sent");
         assert_eq!((message.kind.as_str(), client_id), ("text", None));
@@ -586,7 +584,7 @@ mod tests {
         refused(r#"{"type":"location","metadata":{"latitude":1}}"#, "/metadata/longitude");
         refused(r#"{"type":"location","metadata":{"latitude":91,"longitude":0}}"#, "/metadata/latitude");
         refused(r#"{"type":"location","metadata":{"latitude":"1","longitude":0}}"#, "/metadata/latitude");
-        let fine = br#"{"type":"location","metadata":{"latitude":-90,"longitude":180}}"#;
+        let fine = r#"{"type":"location","metadata":{"latitude":-90,"longitude":180}}"#;
         assert!(parse::<MessageBody<'_>>(fine).and_then(MessageBody::into_message).is_ok());
     }
 }

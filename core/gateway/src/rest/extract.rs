@@ -259,9 +259,14 @@ pub fn page_size(limit: Option<usize>, default: usize, max: usize) -> Result<usi
 pub struct JsonBytes(pub Bytes);
 
 impl JsonBytes {
+    /// The body as text.
+    pub fn text(&self) -> Result<&str, Problem> {
+        std::str::from_utf8(&self.0).map_err(|_| Problem::new(ErrorCode::BadRequest, "the body is not UTF-8"))
+    }
+
     /// The body as `T`.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, Problem> {
-        Ok(decode::parse(&self.0)?)
+        Ok(decode::parse(self.text()?)?)
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
 use haggle_engine::Command;
-use haggle_model::{ConversationId, ErrorCode, Role, UserId};
+use haggle_model::{ConversationId, Role, UserId};
 use haggle_store::MemberRow;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -218,9 +218,7 @@ pub async fn command(
     CommandName(name): CommandName,
     body: JsonBytes,
 ) -> Answer {
-    let payload = std::str::from_utf8(&body.0)
-        .map_err(|_| Problem::new(ErrorCode::BadRequest, "the body is not UTF-8"))?
-        .trim();
+    let payload = body.text()?.trim();
     let payload = if payload.is_empty() { "null" } else { payload };
     decode::check_json("", payload)?;
     let command = Command::Call {

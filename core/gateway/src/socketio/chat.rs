@@ -195,12 +195,12 @@ impl Chat {
     }
 
     fn send(self: &Arc<Self>, json: &str, ack: Option<u64>) -> Result<Begun, Refusal> {
-        let body: Send<'_> = decode::parse(json.as_bytes())?;
+        let body: Send<'_> = decode::parse(json)?;
         let in_message = |error: DecodeError| DecodeError {
             pointer: format!("/message{}", error.pointer),
             ..error
         };
-        let message = decode::parse::<MessageBody<'_>>(body.message.get().as_bytes()).map_err(in_message)?;
+        let message = decode::parse::<MessageBody<'_>>(body.message.get()).map_err(in_message)?;
         let (message, inner_id) = message.into_message().map_err(in_message)?;
         let to = To::Conversation(parsed("/conversationId", &body.conversation_id)?);
         self.submit(
@@ -212,7 +212,7 @@ impl Chat {
     }
 
     fn command(self: &Arc<Self>, json: &str, ack: Option<u64>) -> Result<Begun, Refusal> {
-        let body: Call<'_> = decode::parse(json.as_bytes())?;
+        let body: Call<'_> = decode::parse(json)?;
         let payload = body.data.map_or("null", RawValue::get);
         decode::check_json("/data", payload)?;
         let conversation = body.conversation_id.as_deref().map(|id| parsed("/conversationId", id)).transpose()?;
@@ -252,7 +252,7 @@ impl Chat {
     }
 
     fn mark_read(self: &Arc<Self>, json: &str, ack: Option<u64>) -> Result<Begun, Refusal> {
-        let body: MarkRead = decode::parse(json.as_bytes())?;
+        let body: MarkRead = decode::parse(json)?;
         let message: MessageId = parsed("/messageId", &body.message_id)?;
         let conversation = body.conversation_id.as_deref().map(|id| parsed("/conversationId", id)).transpose()?;
         if conversation.is_some_and(|conversation: ConversationId| conversation != message.conversation) {
@@ -271,14 +271,14 @@ impl Chat {
     }
 
     fn online(&self, json: &str) -> Result<Begun, Refusal> {
-        let body: Online = decode::parse(json.as_bytes())?;
+        let body: Online = decode::parse(json)?;
         self.place.gateway.engine.presence_hint(&self.actor(), body.is_online);
         Ok(Begun::Done)
     }
 
     /// A new token of the same user.
     async fn authenticate(&self, json: &str, ack: Option<u64>) {
-        let identity = match decode::parse::<Authenticate>(json.as_bytes()) {
+        let identity = match decode::parse::<Authenticate>(json) {
             Ok(Authenticate { token }) => client::identity(&self.place.gateway, &token).await,
             Err(error) => Err(error.into()),
         };
@@ -356,7 +356,7 @@ async fn tell_new_conversation(chat: &Chat, conversation: ConversationId) {
 }
 
 fn conversation_of(json: &str) -> Result<ConversationId, Refusal> {
-    let body: InConversation = decode::parse(json.as_bytes())?;
+    let body: InConversation = decode::parse(json)?;
     parsed("/conversationId", &body.conversation_id)
 }
 

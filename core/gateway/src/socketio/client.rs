@@ -198,9 +198,7 @@ async fn event(session: &Arc<Session>, packet: Packet<'_>, parts: &VecDeque<Byte
 /// The token of an `authenticate` that brings one; without one the event is the plugin's, like any other.
 fn renewal(name: &str, args: &[&RawValue]) -> Option<String> {
     let first = args.first().filter(|_| name == "authenticate")?;
-    decode::parse::<Authenticate>(first.get().as_bytes())
-        .ok()
-        .map(|Authenticate { token }| token)
+    decode::parse::<Authenticate>(first.get()).ok().map(|Authenticate { token }| token)
 }
 
 async fn renew(session: &Arc<Session>, owned: &Arc<Owned>, token: &str, ack: Option<u64>) {
@@ -617,7 +615,7 @@ async fn authenticate(session: &Arc<Session>, namespace: &str, args: &[&RawValue
         _ => None,
     });
     let Some((sid, auth)) = waiting else { return Ok(None) };
-    let Authenticate { token } = decode::parse(args.first().map_or("{}", |arg| arg.get()).as_bytes())?;
+    let Authenticate { token } = decode::parse(args.first().map_or("{}", |arg| arg.get()))?;
     let identity = identity(&session.gateway, &token).await?;
     let data = authenticated_json(&identity);
     let entrance = Entrance::of(session, namespace);

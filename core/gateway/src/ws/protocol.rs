@@ -321,7 +321,7 @@ impl<'a> Frame<'a> {
 
     /// What stands in `d`; nothing there is the same as an empty object.
     fn body<T: Deserialize<'a>>(&self) -> Result<T, Refusal> {
-        decode::parse(self.d.map_or("{}", RawValue::get).as_bytes()).map_err(in_d)
+        decode::parse(self.d.map_or("{}", RawValue::get)).map_err(in_d)
     }
 }
 
@@ -387,7 +387,7 @@ fn explain(json: &str) -> BadFrame {
         id: Id,
     }
     let id = serde_json::from_str(json).map(|OnlyId { id }| id).unwrap_or_default();
-    let refusal = match decode::parse::<Frame>(json.as_bytes()) {
+    let refusal = match decode::parse::<Frame>(json) {
         Err(error) => error.into(),
         Ok(_) => Refusal::new(ErrorCode::BadRequest, "malformed frame"),
     };
