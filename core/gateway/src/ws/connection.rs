@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     future::Future,
-    io::{self, IoSlice},
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -23,7 +23,7 @@ use super::{
     encode,
     frame::Reader,
     metrics,
-    outbox::{Batch, SLICES_MAX},
+    outbox::Batch,
     resume,
     session::{self, End, Session, close, end_for},
     socket::{NewHead, Signals, Socket},
@@ -290,9 +290,7 @@ impl Connection {
                 self.stalled = None;
                 return Poll::Ready(Ok(()));
             }
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = self.batch.slices(&mut slices);
-            let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]) else {
+            let Poll::Ready(written) = self.batch.lend(|slices| Pin::new(&mut self.stream).poll_write_vectored(cx, slices)) else {
                 self.stalled.get_or_insert_with(Instant::now);
                 return Poll::Pending;
             };

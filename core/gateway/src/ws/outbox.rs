@@ -12,7 +12,9 @@ use haggle_model::{ConversationId, UserId};
 use super::frame;
 
 /// Slices handed to the system in one call.
-pub(crate) const SLICES_MAX: usize = 64;
+const SLICES_MAX: usize = 64;
+/// Nearly always there are no more: room for all would have to be filled for each call.
+const SLICES_FEW: usize = 4;
 /// Bytes taken out of the box for one write; at least one frame is taken whatever its size.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Room that the answers take at first: one to a message and a bit.
@@ -204,8 +206,17 @@ impl Batch {
         self.frames.is_empty() || (self.frames.len() < SLICES_MAX && self.bytes < BATCH_BYTES)
     }
 
-    /// Fills `slices` with what is left; returns how many.
-    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> usize {
+    /// Lends what is left to `write`.
+    pub fn lend<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        if self.frames.len() <= SLICES_FEW {
+            self.lend_up_to::<SLICES_FEW, T>(write)
+        } else {
+            self.lend_up_to::<SLICES_MAX, T>(write)
+        }
+    }
+
+    fn lend_up_to<const N: usize, T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let mut slices = [IoSlice::new(&[]); N];
         let mut skip = self.written;
         let mut count = 0;
         for (slice, frame) in slices.iter_mut().zip(&self.frames) {
@@ -213,7 +224,7 @@ impl Batch {
             skip = 0;
             count += 1;
         }
-        count
+        write(&slices[..count])
     }
 
     /// Forgets `bytes` that were written.
@@ -257,9 +268,7 @@ mod tests {
         let mut batch = Batch::default();
         while !outbox.is_empty() {
             outbox.take(&mut batch);
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = batch.slices(&mut slices);
-            slices[..count].iter().for_each(|slice| all.extend_from_slice(slice));
+            batch.lend(|slices| slices.iter().for_each(|slice| all.extend_from_slice(slice)));
             batch.advance(batch.bytes);
         }
         all
@@ -338,9 +347,7 @@ mod tests {
                         break;
                     }
                 }
-                let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                let count = batch.slices(&mut slices);
-                let all: Vec<u8> = slices[..count].iter().flat_map(|slice| slice.to_vec()).collect();
+                let all: Vec<u8> = batch.lend(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
                 let taken = step.min(all.len());
                 seen.extend_from_slice(&all[..taken]);
                 batch.advance(taken);
@@ -376,9 +383,7 @@ mod tests {
         outbox.take(&mut batch);
         batch.advance(14);
         batch.keep_started();
-        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-        assert_eq!(batch.slices(&mut slices), 1);
-        assert_eq!(&*slices[0], &[1; 6]);
+        batch.lend(|slices| assert_eq!((slices.len(), &*slices[0]), (1, &[1; 6][..])));
         batch.advance(6);
         assert!(batch.is_empty());
     }

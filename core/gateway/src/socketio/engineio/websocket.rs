@@ -1,11 +1,6 @@
 //! Engine.IO over a WebSocket: from the start, or taking over from polling. One task per connection.
 
-use std::{
-    cell::RefCell,
-    io::{self, IoSlice},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, io, sync::Arc, time::Duration};
 
 use axum::{body::Body, response::Response};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -23,7 +18,7 @@ use crate::{
     socketio::metrics::{self, Reason},
     ws::{
         frame::{self, Message, Reader},
-        outbox::{Batch, SLICES_MAX},
+        outbox::Batch,
     },
 };
 
@@ -289,13 +284,7 @@ async fn write(stream: &TcpStream, session: &Session, frame: Bytes) -> io::Resul
 /// Writes the batch; an error when the peer takes nothing for too long.
 async fn write_batch(stream: &TcpStream, session: &Session, batch: &mut Batch) -> io::Result<()> {
     while !batch.is_empty() {
-        let written = {
-            // Gone before anything waits, so that an idle connection does not keep the room for it.
-            let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let count = batch.slices(&mut slices);
-            stream.try_write_vectored(&slices[..count])
-        };
-        match written {
+        match batch.lend(|slices| stream.try_write_vectored(slices)) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(bytes) => batch.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
