@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, Entry, KvChange, PluginId, Pos};
 use parking_lot::{Condvar, Mutex};
 
@@ -45,7 +46,7 @@ struct State {
     queue: VecDeque<Queued>,
     bytes: usize,
     /// What each conversation has in the queue.
-    pending: HashMap<ConversationId, Pending>,
+    pending: HashMap<ConversationId, Pending, RandomState>,
     committed: Pos,
     applied: Pos,
     /// A reader waits for this position.
@@ -95,7 +96,7 @@ impl Backlog {
         let state = State {
             queue: VecDeque::new(),
             bytes: 0,
-            pending: HashMap::new(),
+            pending: HashMap::default(),
             committed,
             applied,
             wanted: Pos(0),
@@ -342,11 +343,8 @@ fn apply_some(shared: &Shared) -> Result<(), StoreError> {
     };
     let last_ts = last.ts;
     let mut batch = views.batch()?;
-    let mut pos = applied;
-    for entry in &entries {
-        pos = pos.next();
-        batch.apply(pos, entry)?;
-    }
+    batch.apply(applied, &entries)?;
+    let pos = Pos(applied.0 + entries.len() as u64);
     batch.commit(pos, last_ts)?;
     drop(views);
     drop(moving); // before those who wait for it are told: they begin to read

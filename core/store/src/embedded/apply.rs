@@ -1,10 +1,12 @@
 //! What an entry means for the views. A function of the entry and of the views before it, nothing else.
 
+use std::sync::{Arc, LazyLock};
+
 use haggle_model::{
     Content, ConversationCreated, ConversationId, ConversationKind, ConversationUpdate, Entry, Event, KvChange, MarkChange, Micros, Millis,
     Notification, Pos, Reservation, Role, Seq, TimerChange, UserId,
 };
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row, params};
+use rusqlite::{Connection, OptionalExtension, Params, Row, Statement, params};
 
 use super::{
     hot::{Head, HotRows, Member},
@@ -16,14 +18,13 @@ use crate::{ADVANCES_PARTICIPANTS_MAX, StoreError, sender_of};
 /// Some entries that are applied in one transaction. Rows that many entries change are [`HotRows`].
 pub(super) struct Batch<'c> {
     conn: &'c Connection,
-    /// Inserts a row of `entries`: the one statement that every message needs.
-    index: CachedStatement<'c>,
     hot: &'c mut HotRows,
     done: bool,
 }
 
-const INDEX: &str =
-    "INSERT OR IGNORE INTO entries (conversation, seq, pos, n, event, countable, target, command) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+/// Rows of `entries` that one statement inserts, where there are so many: it begins and ends once for all of them, and looks for
+/// the place of the next one beside that of the last.
+const ROWS_AT_ONCE: usize = 16;
 
 type Applied = Result<(), StoreError>;
 
@@ -32,19 +33,31 @@ impl<'c> Batch<'c> {
     pub(super) fn begin(conn: &'c Connection, hot: &'c mut HotRows) -> Result<Batch<'c>, StoreError> {
         // Deferred: an immediate one would lock the attached log as well.
         conn.execute_batch("BEGIN").map_err(views_error)?;
-        let index = conn.prepare_cached(INDEX).map_err(views_error)?;
-        Ok(Batch {
-            conn,
-            index,
-            hot,
-            done: false,
-        })
+        Ok(Batch { conn, hot, done: false })
     }
 
-    /// Applies the entry at `pos`.
-    pub(super) fn apply(&mut self, pos: Pos, entry: &Entry) -> Applied {
+    /// Applies the entries after `after`.
+    pub(super) fn apply(&mut self, after: Pos, entries: &[Arc<Entry>]) -> Applied {
+        let entries = || (after.0 + 1..).map(Pos).zip(entries).map(|(pos, entry)| (pos, &**entry));
+        self.index(entries()).map_err(views_error)?;
+        entries().try_for_each(|(pos, entry)| self.apply_one(pos, entry))
+    }
+
+    /// Inserts the rows of `entries` in the order in which they lie there, so that neighbours find their page at hand. What the
+    /// rest of a batch looks for are rows of earlier entries, which are among them.
+    fn index<'e>(&self, entries: impl Iterator<Item = (Pos, &'e Entry)>) -> rusqlite::Result<()> {
+        static ONE: LazyLock<String> = LazyLock::new(|| insert_entries(1));
+        static MANY: LazyLock<String> = LazyLock::new(|| insert_entries(ROWS_AT_ONCE));
+        let mut sequenced: Vec<_> = entries.filter(|(_, entry)| entry.seq > 0).collect();
+        sequenced.sort_unstable_by_key(|(pos, entry)| (key(entry.conversation), entry.seq, *pos));
+        let (many, rest) = sequenced.as_chunks::<ROWS_AT_ONCE>();
+        let (mut one, mut insert_many) = (self.conn.prepare_cached(&ONE)?, self.conn.prepare_cached(&MANY)?);
+        many.iter().try_for_each(|rows| insert(&mut insert_many, rows))?;
+        rest.chunks(1).try_for_each(|row| insert(&mut one, row))
+    }
+
+    fn apply_one(&mut self, pos: Pos, entry: &Entry) -> Applied {
         if entry.seq > 0 {
-            self.index(pos, entry)?;
             let head = self.head(entry)?;
             (head.head, head.head_n, head.updated_at) = (entry.seq, entry.n, entry.at);
         } else if let Some(command) = entry.command {
@@ -61,30 +74,6 @@ impl<'c> Batch<'c> {
         self.execute("UPDATE meta SET applied = ?1, applied_ts = ?2", (applied.0 as i64, ts as i64))?;
         self.conn.execute_batch("COMMIT").map_err(views_error)?;
         self.done = true;
-        Ok(())
-    }
-
-    fn index(&mut self, pos: Pos, entry: &Entry) -> Applied {
-        let countable = matches!(&entry.event, Event::MessageCreated(content) if content.countable);
-        let target = match &entry.event {
-            Event::MessageEdited { target, .. } => Some(*target),
-            _ => None,
-        };
-        let command = entry.command.map(|command| command_hash(&command.0));
-        let row = params![
-            key(entry.conversation),
-            entry.seq,
-            pos.0 as i64,
-            entry.n,
-            event_number(&entry.event),
-            countable,
-            target,
-            command
-        ];
-        let indexed = self.index.execute(row).map_err(views_error)?;
-        if indexed == 0 {
-            tracing::error!(%pos, "a seq stands twice in the log; the first one counts"); // stopping here would stop every view for ever
-        }
         Ok(())
     }
 
@@ -232,7 +221,7 @@ impl<'c> Batch<'c> {
             left_seq: None,
             mark,
         };
-        self.hot.put_member(entry.conversation, user, member);
+        self.hot.put_member(entry.conversation, user, member)?;
         if !was_in {
             self.head(entry)?.participants += 1;
         }
@@ -470,6 +459,44 @@ impl Drop for Batch<'_> {
             }
         }
     }
+}
+
+/// Columns of `entries`.
+const COLUMNS: usize = 8;
+
+fn insert_entries(rows: usize) -> String {
+    let row = |row| {
+        let parameters: Vec<_> = (1..=COLUMNS).map(|column| format!("?{}", row * COLUMNS + column)).collect();
+        format!("({})", parameters.join(", "))
+    };
+    let rows: Vec<_> = (0..rows).map(row).collect();
+    let columns = "conversation, seq, pos, n, event, countable, target, command";
+    format!("INSERT OR IGNORE INTO entries ({columns}) VALUES {}", rows.join(", "))
+}
+
+/// Inserts rows of `entries`, as many as the statement has places for.
+fn insert(statement: &mut Statement<'_>, rows: &[(Pos, &Entry)]) -> rusqlite::Result<()> {
+    for (row, (pos, entry)) in rows.iter().enumerate() {
+        let countable = matches!(&entry.event, Event::MessageCreated(content) if content.countable);
+        let target = match &entry.event {
+            Event::MessageEdited { target, .. } => Some(*target),
+            _ => None,
+        };
+        let before = row * COLUMNS;
+        statement.raw_bind_parameter(before + 1, key(entry.conversation))?;
+        statement.raw_bind_parameter(before + 2, entry.seq)?;
+        statement.raw_bind_parameter(before + 3, pos.0 as i64)?;
+        statement.raw_bind_parameter(before + 4, entry.n)?;
+        statement.raw_bind_parameter(before + 5, event_number(&entry.event))?;
+        statement.raw_bind_parameter(before + 6, countable)?;
+        statement.raw_bind_parameter(before + 7, target)?;
+        statement.raw_bind_parameter(before + 8, entry.command.map(|command| command_hash(&command.0)))?;
+    }
+    if statement.raw_execute()? < rows.len() {
+        let last = rows.last().map(|(pos, _)| pos.0);
+        tracing::error!(last, "a seq stands twice in the log; the first one counts"); // stopping here would stop every view for ever
+    }
+    Ok(())
 }
 
 /// Runs a statement that is prepared once per connection.

@@ -2,8 +2,12 @@
 //!
 //! They are read once, kept while they are in use, and written once per batch.
 
-use std::collections::{HashMap, hash_map};
+use std::{
+    collections::{HashMap, hash_map},
+    hash::Hash,
+};
 
+use foldhash::fast::RandomState;
 use haggle_model::{ConversationId, MarkChange, Millis, Role, Seq, UserId};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -47,62 +51,96 @@ pub(super) struct Member {
 
 #[derive(Default)]
 pub(super) struct HotRows {
-    heads: HashMap<ConversationId, Head>,
+    heads: Rows<ConversationId, Head>,
     /// `None`: it is known that there is no such row.
-    members: HashMap<(ConversationId, UserId), Option<Member>>,
-    /// What was handed out since the last write, once or more.
-    touched_heads: Vec<ConversationId>,
-    touched_members: Vec<(ConversationId, UserId)>,
+    members: Rows<(ConversationId, UserId), Option<Member>>,
+}
+
+/// Rows of one kind.
+struct Rows<K, R> {
+    kept: HashMap<K, Kept<R>, RandomState>,
+    /// Those that were handed out since the last write.
+    touched: Vec<K>,
+}
+
+struct Kept<R> {
+    row: R,
+    touched: bool,
+}
+
+impl<K, R> Default for Rows<K, R> {
+    fn default() -> Rows<K, R> {
+        Rows {
+            kept: HashMap::default(),
+            touched: Vec::new(),
+        }
+    }
+}
+
+impl<K: Clone + Eq + Hash + Ord, R> Rows<K, R> {
+    /// A row, to be changed.
+    fn touch(&mut self, key: K, load: impl FnOnce() -> rusqlite::Result<R>) -> Result<&mut R, StoreError> {
+        let kept = match self.kept.entry(key) {
+            hash_map::Entry::Occupied(place) => {
+                if !place.get().touched {
+                    self.touched.push(place.key().clone());
+                }
+                place.into_mut()
+            }
+            hash_map::Entry::Vacant(place) => {
+                let row = load().map_err(views_error)?;
+                self.touched.push(place.key().clone());
+                place.insert(Kept { row, touched: true })
+            }
+        };
+        kept.touched = true;
+        Ok(&mut kept.row)
+    }
+
+    /// Has every row that was handed out written.
+    fn write(&mut self, mut write: impl FnMut(&K, &R) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.touched.sort_unstable(); // neighbours one behind the other
+        for key in self.touched.drain(..) {
+            if let Some(kept) = self.kept.get_mut(&key) {
+                write(&key, &kept.row)?;
+                kept.touched = false;
+            }
+        }
+        if self.kept.len() > KEPT_MAX {
+            self.kept.clear();
+        }
+        Ok(())
+    }
 }
 
 impl HotRows {
     /// The head, to be changed. `seq` is that of the entry that changes it: the first one finds no row.
     pub(super) fn head(&mut self, conn: &Connection, id: ConversationId, seq: Seq) -> Result<&mut Head, StoreError> {
-        self.touched_heads.push(id);
-        match self.heads.entry(id) {
-            hash_map::Entry::Occupied(head) => Ok(head.into_mut()),
-            hash_map::Entry::Vacant(place) if seq == 1 => Ok(place.insert(Head::default())),
-            hash_map::Entry::Vacant(place) => Ok(place.insert(load_head(conn, id).map_err(views_error)?.unwrap_or_default())),
-        }
+        self.heads.touch(id, || match seq {
+            1 => Ok(Head::default()),
+            _ => Ok(load_head(conn, id)?.unwrap_or_default()),
+        })
     }
 
     /// The member's row, to be changed.
     pub(super) fn member(&mut self, conn: &Connection, id: ConversationId, user: &UserId) -> Result<Option<&mut Member>, StoreError> {
-        let place = (id, user.clone());
-        self.touched_members.push(place.clone());
-        match self.members.entry(place) {
-            hash_map::Entry::Occupied(member) => Ok(member.into_mut().as_mut()),
-            hash_map::Entry::Vacant(place) => Ok(place.insert(load_member(conn, id, user).map_err(views_error)?).as_mut()),
-        }
+        let member = self.members.touch((id, user.clone()), || load_member(conn, id, user))?;
+        Ok(member.as_mut())
     }
 
     /// Puts a new row in the place of what was there.
-    pub(super) fn put_member(&mut self, id: ConversationId, user: &UserId, member: Member) {
-        let place = (id, user.clone());
-        self.touched_members.push(place.clone());
-        self.members.insert(place, Some(member));
+    pub(super) fn put_member(&mut self, id: ConversationId, user: &UserId, member: Member) -> Result<(), StoreError> {
+        *self.members.touch((id, user.clone()), || Ok(None))? = Some(member);
+        Ok(())
     }
 
-    /// Writes every row that was handed out.
+    /// Writes every row that was handed out. After an error nothing that is kept counts: see [`HotRows::clear`].
     pub(super) fn write(&mut self, conn: &Connection) -> Result<(), StoreError> {
-        self.touched_heads.sort_unstable();
-        self.touched_heads.dedup();
-        for id in &self.touched_heads {
-            write_head(conn, *id, &self.heads[id])?;
-        }
-        self.touched_members.sort_unstable();
-        self.touched_members.dedup();
-        for place in &self.touched_members {
-            if let Some(member) = &self.members[place] {
-                write_member(conn, place, member)?;
-            }
-        }
-        self.touched_heads.clear();
-        self.touched_members.clear();
-        if self.heads.len().max(self.members.len()) > KEPT_MAX {
-            self.clear();
-        }
-        Ok(())
+        self.heads.write(|id, head| write_head(conn, *id, head))?;
+        self.members.write(|place, member| match member {
+            Some(member) => write_member(conn, place, member),
+            None => Ok(()),
+        })
     }
 
     /// Forgets everything: the rows in the file are what counts.

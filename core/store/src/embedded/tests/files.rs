@@ -117,3 +117,22 @@ fn append_waits_for_the_applier() {
     run(fill(&store, tail.ts + 100, 1));
     run(check_messages(&store, tail.ts + 100));
 }
+
+#[test]
+fn of_a_seq_that_stands_twice_the_first_one_counts() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    run(async {
+        let mut entries: Vec<_> = (1..=40).map(said).collect();
+        entries[19] = Arc::new(Entry {
+            seq: 5,
+            ..Entry::clone(&entries[19])
+        });
+        store.append(Shard(0), Tail::default(), entries).await.unwrap();
+        for seq in 1..=40 {
+            let text = store.message(ID.message(seq)).await.unwrap().map(|row| row.content.text);
+            let expected = (seq != 20).then(|| text_of(seq.into()));
+            assert_eq!(text, expected, "{seq}");
+        }
+    });
+}
