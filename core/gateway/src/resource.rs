@@ -299,7 +299,7 @@ impl<'a> MessageResource<'a> {
             _id: id,
             id,
             conversation_id: view.id.conversation.into(),
-            sender_id: view.sender,
+            sender_id: view.sender.as_str(),
             content: &content.text,
             kind: &content.kind,
             metadata: content.metadata.as_deref().map(Raw),

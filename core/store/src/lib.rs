@@ -7,7 +7,10 @@
 //!
 //! Reading your writes: an entry is in every answer of the views from the moment its `append` has returned.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, LazyLock},
+};
 
 use async_trait::async_trait;
 use haggle_model::{
@@ -209,7 +212,7 @@ pub struct MessageView<'a> {
     /// Its id.
     pub id: MessageId,
     /// Who sent it.
-    pub sender: &'a str,
+    pub sender: &'a UserId,
     /// The present content; of a deleted message only the kind is left.
     pub content: &'a Content,
     /// `n` of its creation.
@@ -236,7 +239,7 @@ impl<'a> MessageView<'a> {
         let Event::MessageCreated(content) = &entry.event else { return None };
         Some(MessageView {
             id: entry.conversation.message(entry.seq),
-            sender: entry.actor.as_ref().map_or("", UserId::as_str),
+            sender: sender_of(entry.actor.as_ref()),
             content,
             n: entry.n,
             created_at: entry.at,
@@ -253,7 +256,7 @@ impl<'a> MessageView<'a> {
     pub fn to_row(self) -> MessageRow {
         MessageRow {
             id: self.id,
-            sender: self.sender.into(),
+            sender: self.sender.clone(),
             content: self.content.clone(),
             n: self.n,
             created_at: self.created_at,
@@ -272,7 +275,7 @@ impl MessageRow {
     pub fn view(&self) -> MessageView<'_> {
         MessageView {
             id: self.id,
-            sender: self.sender.as_str(),
+            sender: &self.sender,
             content: &self.content,
             n: self.n,
             created_at: self.created_at,
@@ -340,8 +343,9 @@ pub const ADVANCES_PARTICIPANTS_MAX: usize = 256;
 pub const SERVER_SENDER: &str = "system";
 
 /// The sender of a message: the actor of its entry.
-fn sender_of(actor: Option<&UserId>) -> UserId {
-    actor.cloned().unwrap_or_else(|| UserId::from(SERVER_SENDER))
+fn sender_of(actor: Option<&UserId>) -> &UserId {
+    static SERVER: LazyLock<UserId> = LazyLock::new(|| UserId::from(SERVER_SENDER));
+    actor.unwrap_or(&SERVER)
 }
 
 /// One step of a user's read mark.

@@ -43,17 +43,40 @@ impl<'c> Batch<'c> {
         entries().try_for_each(|(pos, entry)| self.apply_one(pos, entry))
     }
 
-    /// Inserts the rows of `entries` in the order in which they lie there, so that neighbours find their page at hand. What the
-    /// rest of a batch looks for are rows of earlier entries, which are among them.
+    /// Inserts the rows of `entries` in the order in which they lie there, so that neighbours find their page at hand. The rest of
+    /// a batch sees the rows of later entries as well, so it looks only at seqs that are not above that of its own entry.
     fn index<'e>(&self, entries: impl Iterator<Item = (Pos, &'e Entry)>) -> rusqlite::Result<()> {
         static ONE: LazyLock<String> = LazyLock::new(|| insert_entries(1));
         static MANY: LazyLock<String> = LazyLock::new(|| insert_entries(ROWS_AT_ONCE));
         let mut sequenced: Vec<_> = entries.filter(|(_, entry)| entry.seq > 0).collect();
         sequenced.sort_unstable_by_key(|(pos, entry)| (key(entry.conversation), entry.seq, *pos));
         let (many, rest) = sequenced.as_chunks::<ROWS_AT_ONCE>();
-        let (mut one, mut insert_many) = (self.conn.prepare_cached(&ONE)?, self.conn.prepare_cached(&MANY)?);
-        many.iter().try_for_each(|rows| insert(&mut insert_many, rows))?;
-        rest.chunks(1).try_for_each(|row| insert(&mut one, row))
+        let (mut insert_many, mut insert_one) = (self.conn.prepare_cached(&MANY)?, self.conn.prepare_cached(&ONE)?);
+        for rows in many {
+            if !insert(&mut insert_many, rows)? {
+                self.tell_double(rows)?;
+            }
+        }
+        for row in rest {
+            let row = std::slice::from_ref(row);
+            if !insert(&mut insert_one, row)? {
+                self.tell_double(row)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the entries whose seq was there already. Stopping at them would stop every view for ever.
+    fn tell_double(&self, rows: &[(Pos, &Entry)]) -> rusqlite::Result<()> {
+        let mut first = self.conn.prepare_cached("SELECT pos FROM entries WHERE conversation = ?1 AND seq = ?2")?;
+        for (pos, entry) in rows {
+            let first: i64 = first.query_row((key(entry.conversation), entry.seq), |row| row.get(0))?;
+            if first != pos.0 as i64 {
+                let (conversation, seq) = (entry.conversation, entry.seq);
+                tracing::error!(%pos, first, %conversation, seq, "a seq stands twice in the log; the first one counts");
+            }
+        }
+        Ok(())
     }
 
     fn apply_one(&mut self, pos: Pos, entry: &Entry) -> Applied {
@@ -474,8 +497,8 @@ fn insert_entries(rows: usize) -> String {
     format!("INSERT OR IGNORE INTO entries ({columns}) VALUES {}", rows.join(", "))
 }
 
-/// Inserts rows of `entries`, as many as the statement has places for.
-fn insert(statement: &mut Statement<'_>, rows: &[(Pos, &Entry)]) -> rusqlite::Result<()> {
+/// Inserts rows of `entries`, as many as the statement has places for; `false` when some were there already.
+fn insert(statement: &mut Statement<'_>, rows: &[(Pos, &Entry)]) -> rusqlite::Result<bool> {
     for (row, (pos, entry)) in rows.iter().enumerate() {
         let countable = matches!(&entry.event, Event::MessageCreated(content) if content.countable);
         let target = match &entry.event {
@@ -492,11 +515,7 @@ fn insert(statement: &mut Statement<'_>, rows: &[(Pos, &Entry)]) -> rusqlite::Re
         statement.raw_bind_parameter(before + 7, target)?;
         statement.raw_bind_parameter(before + 8, entry.command.map(|command| command_hash(&command.0)))?;
     }
-    if statement.raw_execute()? < rows.len() {
-        let last = rows.last().map(|(pos, _)| pos.0);
-        tracing::error!(last, "a seq stands twice in the log; the first one counts"); // stopping here would stop every view for ever
-    }
-    Ok(())
+    Ok(statement.raw_execute()? == rows.len())
 }
 
 /// Runs a statement that is prepared once per connection.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::StoreError;
 
-/// Rows of each kind that are kept from one batch to the next; with more, all are forgotten.
+/// Rows of each kind that are kept from one batch to the next; with more, all of that kind are forgotten.
 const KEPT_MAX: usize = 65_536;
 
 const WRITE_HEAD: &str = "INSERT INTO heads VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET head = excluded.head,

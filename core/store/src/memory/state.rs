@@ -10,7 +10,7 @@ use haggle_model::{
     ReservationState, Role, Seq, TimerChange, UserId,
 };
 
-use crate::{ADVANCES_PARTICIPANTS_MAX, AdvanceRow, CommandRow, KvRow, MemberRow, MessageRow, NotificationRow, PersonalRow, sender_of};
+use crate::{ADVANCES_PARTICIPANTS_MAX, AdvanceRow, CommandRow, KvRow, MemberRow, MessageRow, MessageView, NotificationRow, PersonalRow};
 
 /// Everything that the views answer from.
 #[derive(Default)]
@@ -275,20 +275,8 @@ impl Conversation {
     }
 
     fn created(&mut self, entry: &Entry, content: &Content) {
-        let message = MessageRow {
-            id: entry.conversation.message(entry.seq),
-            sender: sender_of(entry.actor.as_ref()),
-            content: content.clone(),
-            n: entry.n,
-            created_at: entry.at,
-            rev: entry.seq,
-            edited_at: None,
-            deleted_at: None,
-            reactions: Vec::new(),
-            updated_at: entry.at,
-            command: entry.command,
-        };
-        self.messages.insert(entry.seq, message);
+        let message = MessageView::created(entry).map(MessageView::to_row);
+        self.messages.extend(message.map(|message| (entry.seq, message)));
         if content.countable {
             self.countable.insert(entry.seq);
         }

@@ -94,12 +94,13 @@ impl Snapshot<'_> {
 
     fn present(&self, id: ConversationId, place: Place) -> Result<MessageRow, StoreError> {
         let created = row::read_one(self.conn, place.created)?;
+        let sender = sender_of(created.actor.as_ref()).clone();
         let Event::MessageCreated(content) = created.event else {
             return Err(unexpected(place.created));
         };
         let mut message = MessageRow {
             id: id.message(place.seq),
-            sender: sender_of(created.actor.as_ref()),
+            sender,
             content,
             n: place.n,
             created_at: created.at,
