@@ -21,7 +21,8 @@ const RAW_VALUE: &str = "$serde_json::private::RawValue";
 ///
 /// # Panics
 ///
-/// On maps whose keys are no text: nothing that clients get has any.
+/// On what cannot be JSON of ours: maps whose keys are no text, and what fails to serialize by itself. Nothing that clients get is
+/// like that.
 pub fn write(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
     value
         .serialize(Json { out })
@@ -158,10 +159,12 @@ impl<'a> Serializer for Json<'a> {
         serialize_i16: i16,
         serialize_i32: i32,
         serialize_i64: i64,
+        serialize_i128: i128,
         serialize_u8: u8,
         serialize_u16: u16,
         serialize_u32: u32,
         serialize_u64: u64,
+        serialize_u128: u128,
     }
 
     fn serialize_f32(self, value: f32) -> Result<(), Error> {
@@ -375,7 +378,7 @@ mod tests {
     struct Everything<'a> {
         text: &'a str,
         character: char,
-        numbers: (i8, i16, i32, i64, u8, u16, u32, u64),
+        numbers: (i8, i16, i32, i64, i128, u8, u16, u32, u64, u128),
         floats: [f64; 3],
         single: f32,
         yes: bool,
@@ -389,6 +392,21 @@ mod tests {
         shown: Shown<'a>,
         #[serde(skip_serializing_if = "Option::is_none")]
         absent: Option<u8>,
+        #[serde(flatten)]
+        flattened: Flattened<'a>,
+    }
+
+    #[derive(Serialize)]
+    struct Flattened<'a> {
+        by_name: BTreeMap<&'a str, &'a RawValue>,
+        inner: &'a RawValue,
+        tagged: Tagged<'a>,
+    }
+
+    #[derive(Serialize)]
+    #[serde(tag = "is")]
+    enum Tagged<'a> {
+        Text { text: &'a str },
     }
 
     #[derive(Clone, Serialize)]
@@ -418,7 +436,18 @@ mod tests {
         same(&Everything {
             text,
             character: '"',
-            numbers: (i8::MIN, i16::MIN, i32::MIN, i64::MIN, u8::MAX, u16::MAX, u32::MAX, u64::MAX),
+            numbers: (
+                i8::MIN,
+                i16::MIN,
+                i32::MIN,
+                i64::MIN,
+                i128::MIN,
+                u8::MAX,
+                u16::MAX,
+                u32::MAX,
+                u64::MAX,
+                u128::MAX,
+            ),
             floats: [0.1, 1e300, f64::NAN],
             single: 0.1,
             yes: true,
@@ -436,6 +465,11 @@ mod tests {
             raw: &raw,
             shown: Shown(text),
             absent: None,
+            flattened: Flattened {
+                by_name: [(text, &*raw)].into(),
+                inner: &raw,
+                tagged: Tagged::Text { text },
+            },
         });
     }
 
