@@ -8,6 +8,10 @@ use std::{
     io::{self, Read, Write},
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream},
     os::fd::OwnedFd,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -87,8 +91,6 @@ pub struct Io {
     dirty: Vec<usize>,
     /// Ended during this round by an error of ours; told at its end.
     failed: VecDeque<(usize, String)>,
-    /// Sources given to connections.
-    sources: u32,
     target: SocketAddr,
     host: String,
     dialect: Box<dyn Dialect>,
@@ -101,6 +103,22 @@ pub struct Client {
     events: Vec<epoll::Event>,
 }
 
+/// Where a connection to this machine comes from: one address and port after the other, beginning elsewhere in each process. The
+/// kernel would look for a free port among all, which with 15,000 connections is most of what the client does. Whoever finds its
+/// source taken fails, and is opened again from the next one.
+fn source(target: SocketAddr) -> Option<SocketAddrV4> {
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id() % SOURCE_HOSTS * SOURCE_PORTS));
+    if !matches!(target.ip(), IpAddr::V4(ip) if ip.is_loopback()) {
+        return None;
+    }
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (host, port) = (next / SOURCE_PORTS % SOURCE_HOSTS, next % SOURCE_PORTS);
+    Some(SocketAddrV4::new(
+        Ipv4Addr::new(127, 0, 1, 1 + host as u8),
+        SOURCE_PORT_FIRST + port as u16,
+    ))
+}
+
 impl Client {
     /// A client of `conns` connections, none of them open.
     pub fn new(conns: usize, target: SocketAddr, host: &str, dialect: Box<dyn Dialect>) -> Result<Client> {
@@ -109,7 +127,6 @@ impl Client {
             conns: (0..conns).map(|_| Conn::new()).collect(),
             dirty: Vec::new(),
             failed: VecDeque::new(),
-            sources: std::process::id() % SOURCE_HOSTS * SOURCE_PORTS,
             target,
             host: host.to_owned(),
             dialect,
@@ -264,22 +281,8 @@ impl Io {
         self.mark(conn);
     }
 
-    /// Where a connection to this machine comes from: each from a port that none had before. The kernel would look for a free one
-    /// among all, which with 15,000 connections is most of what the client does.
-    fn source(&mut self) -> Option<SocketAddrV4> {
-        if !matches!(self.target.ip(), IpAddr::V4(ip) if ip.is_loopback()) {
-            return None;
-        }
-        let (host, port) = (self.sources / SOURCE_PORTS, self.sources % SOURCE_PORTS);
-        self.sources = (self.sources + 1) % (SOURCE_PORTS * SOURCE_HOSTS);
-        Some(SocketAddrV4::new(
-            Ipv4Addr::new(127, 0, 1, 1 + host as u8),
-            SOURCE_PORT_FIRST + port as u16,
-        ))
-    }
-
     /// A socket whose connecting has begun.
-    fn socket(&mut self, conn: usize) -> io::Result<TcpStream> {
+    fn socket(&self, conn: usize) -> io::Result<TcpStream> {
         let family = if self.target.is_ipv4() {
             AddressFamily::INET
         } else {
@@ -287,7 +290,7 @@ impl Io {
         };
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-        if let Some(source) = self.source() {
+        if let Some(source) = source(self.target) {
             rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?; // from one that has ended as well
             rustix::net::bind(&socket, &source)?;
         }
