@@ -172,13 +172,21 @@ impl FromStr for MessageId {
 pub struct ParseIdError;
 
 fn parse_hex(text: &str) -> Result<(u64, Seq), ParseIdError> {
-    let bytes = text.as_bytes();
-    if bytes.len() != 24 || !bytes.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-        return Err(ParseIdError);
-    }
-    let key = u64::from_str_radix(&text[..16], 16).map_err(|_| ParseIdError)?;
-    let seq = Seq::from_str_radix(&text[16..], 16).map_err(|_| ParseIdError)?;
-    Ok((key, seq))
+    let (key, rest) = text.as_bytes().split_first_chunk::<16>().ok_or(ParseIdError)?;
+    let seq: &[u8; 8] = rest.try_into().map_err(|_| ParseIdError)?;
+    Ok((number_of(key)?, number_of(seq)? as Seq))
+}
+
+/// At most 16 digits, which is what fits.
+fn number_of(digits: &[u8]) -> Result<u64, ParseIdError> {
+    digits.iter().try_fold(0, |number, digit| {
+        let digit = match digit {
+            b'0'..=b'9' => digit - b'0',
+            b'a'..=b'f' => digit - b'a' + 10,
+            _ => return Err(ParseIdError),
+        };
+        Ok(number << 4 | u64::from(digit))
+    })
 }
 
 /// What makes a retry recognisable: a hash of user, conversation and the client's own id, or a generated one.
