@@ -128,62 +128,64 @@ struct CommandWork {
 }
 
 impl Work for CommandWork {
-    async fn run(self, turn: Turn) {
-        if let Some(next) = self.at.probe(&turn) {
-            let engine = turn.engine.clone();
-            drop(turn);
-            let user = self.request.actor.user.clone();
-            return engine.enter(next.id, &user, CommandWork { at: next, ..self });
-        }
-        let CommandWork {
-            of_hour,
-            plan,
-            request,
-            reply,
-            at,
-            command,
-            digest,
-            remember,
-            origin,
-            countable,
-        } = self;
-        if remember {
-            match answered(&turn, command, digest).await {
-                Ok(None) => {}
-                Ok(Some(outcome)) => return turn.conversation.answer(reply, Ok(outcome)),
-                Err(refusal) => return turn.conversation.answer(reply, Err(refusal)),
+    #[expect(clippy::manual_async_fn, reason = "an async function keeps room for its arguments twice")]
+    fn run(self, turn: Turn) -> impl Future<Output = ()> + Send + 'static {
+        async move {
+            let conversation = &turn.conversation;
+            if let Some(next) = self.at.probe(&turn) {
+                let engine = turn.engine.clone();
+                drop(turn);
+                let user = self.request.actor.user.clone();
+                return engine.enter(next.id, &user, CommandWork { at: next, ..self });
             }
-            turn.conversation.attempt_begins(command);
+            if self.remember {
+                match answered(&turn, self.command, self.digest).await {
+                    Ok(None) => {}
+                    Ok(Some(outcome)) => return conversation.answer(self.reply, Ok(outcome)),
+                    Err(refusal) => return conversation.answer(self.reply, Err(refusal)),
+                }
+                conversation.attempt_begins(self.command);
+            }
+            // Here, since a retry of what was sent takes none.
+            if self.of_hour
+                && let Err(refusal) = turn.engine.rates.take_of_hour(&self.request.actor.user)
+            {
+                return conversation.answer(self.reply, Err(refusal));
+            }
+            let now = turn.engine.clock.now();
+            let context = Context {
+                turn: &turn,
+                plan: &*self.plan,
+                actor: &self.request.actor,
+                client_id: self.request.client_id.as_deref(),
+                trace_id: &self.request.trace_id,
+                address: self.at.address.as_ref(),
+                command: self.command,
+                now,
+                origin: self.origin,
+                countable: self.countable,
+                scope: Default::default(),
+            };
+            let decided = decide(&context, self.request.command).await;
+            let scope = context.scope.into_inner();
+            let holds = scope.as_ref().is_some_and(HandlerScope::holds);
+            let stamp = Stamp {
+                command: self.command,
+                digest: self.digest,
+                remember: self.remember || holds,
+                at: now,
+            };
+            conversation.guarded.lock().state.pending = None;
+            let Some((answer, reply)) = stage(&turn, decided, stamp, self.reply) else {
+                return scope.iter().for_each(HandlerScope::kept);
+            };
+            if let Some(scope) = scope {
+                Box::pin(scope.release()).await;
+            }
+            if let Some(reply) = reply {
+                conversation.answer(reply, answer);
+            }
         }
-        // Here, since a retry of what was sent takes none.
-        if of_hour && let Err(refusal) = turn.engine.rates.take_of_hour(&request.actor.user) {
-            return turn.conversation.answer(reply, Err(refusal));
-        }
-        let now = turn.engine.clock.now();
-        let context = Context {
-            turn: &turn,
-            plan: &*plan,
-            actor: &request.actor,
-            client_id: request.client_id.as_deref(),
-            trace_id: &request.trace_id,
-            address: at.address.as_ref(),
-            command,
-            now,
-            origin,
-            countable,
-            scope: Default::default(),
-        };
-        let decided = decide(&context, request.command).await;
-        let scope = context.scope.into_inner();
-        let holds = scope.as_ref().is_some_and(HandlerScope::holds);
-        let stamp = Stamp {
-            command,
-            digest,
-            remember: remember || holds,
-            at: now,
-        };
-        turn.conversation.guarded.lock().state.pending = None;
-        finish(&turn, decided, scope, stamp, reply).await;
     }
 
     fn refuse(self, refusal: Refusal) {
@@ -191,45 +193,26 @@ impl Work for CommandWork {
     }
 }
 
-/// Stages what was decided, or gives the refusal; reservations of a command that is not staged are given back.
-async fn finish(turn: &Turn, decided: Result<Decided, Refusal>, scope: Option<HandlerScope>, stamp: Stamp, reply: Reply) {
-    let conversation = &turn.conversation;
+/// Stages what was decided; `None` when the lane has it, which then answers. Else the answer to give, once the reservations of
+/// the command are given back.
+fn stage(turn: &Turn, decided: Result<Decided, Refusal>, stamp: Stamp, reply: Reply) -> Option<(Result<Outcome, Refusal>, Option<Reply>)> {
     match decided {
-        Ok(Decided::Write(transaction)) => match conversation.stage(&turn.engine, *transaction, stamp, Some(reply)) {
-            Ok(()) => {
-                if let Some(scope) = scope {
-                    scope.kept();
-                }
-            }
-            Err((refusal, reply)) => {
-                if let Some(scope) = scope {
-                    scope.release().await;
-                }
-                if let Some(reply) = reply {
-                    conversation.answer(reply, Err(refusal));
-                }
-            }
+        Ok(Decided::Write(transaction)) => match turn.conversation.stage(&turn.engine, *transaction, stamp, Some(reply)) {
+            Ok(()) => None,
+            Err((refusal, reply)) => Some((Err(refusal), reply)),
         },
         Ok(Decided::Nothing { seq, existed, answer }) => {
-            if let Some(scope) = scope {
-                scope.release().await;
-            }
             let outcome = Outcome {
-                conversation: conversation.id,
+                conversation: turn.conversation.id,
                 seq,
                 at: stamp.at,
                 duplicate: false,
                 existed,
                 answer,
             };
-            conversation.answer(reply, Ok(outcome));
+            Some((Ok(outcome), Some(reply)))
         }
-        Err(refusal) => {
-            if let Some(scope) = scope {
-                scope.release().await;
-            }
-            conversation.answer(reply, Err(refusal));
-        }
+        Err(refusal) => Some((Err(refusal), Some(reply))),
     }
 }
 
@@ -316,4 +299,19 @@ async fn call(context: &Context<'_>, in_conversation: bool, name: String, payloa
     transaction.effects.answer = Some(answer);
     personal_first(context, &mut transaction);
     Decided::write(transaction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each command copies its future to the heap once; one that waits for nothing should not pay for those that do.
+    #[test]
+    fn a_message_carries_little_along() {
+        fn size<F>(_: impl FnOnce(CommandWork, Turn) -> F) -> usize {
+            size_of::<F>()
+        }
+        let (work, future) = (size_of::<CommandWork>(), size(CommandWork::run));
+        assert!(future <= work + 1_024, "{future} bytes, {work} of them the command");
+    }
 }

@@ -94,13 +94,16 @@ impl Context<'_> {
     }
 
     /// Adds what the handlers wrote.
-    pub(super) async fn join(&self, mut transaction: Transaction) -> Result<Decided, Refusal> {
+    pub(super) fn join(&self, mut transaction: Transaction) -> impl Future<Output = Result<Decided, Refusal>> {
         for item in &mut transaction.items {
             item.origin.clone_from(&self.origin);
         }
-        match self.scope.get() {
-            Some(scope) => Decided::write(scope.join(self.plan, transaction).await?),
-            None => Decided::write(transaction),
+        let transaction = Box::new(transaction); // now: the future would carry all of it
+        async move {
+            match self.scope.get() {
+                Some(scope) => Decided::write(Box::pin(scope.join(self.plan, *transaction)).await?),
+                None => Ok(Decided::Write(transaction)),
+            }
         }
     }
 }

@@ -29,27 +29,28 @@ pub(crate) fn created(address: &Address, creator: Option<UserId>) -> Event {
     })
 }
 
-/// What must come first when a message opens a direct conversation: it is created, both join.
-pub(super) async fn opening(context: &Context<'_>) -> Result<Option<Transaction>, Refusal> {
+/// The direct conversation that a message to its address opens.
+pub(super) fn opened<'a>(context: &Context<'a>) -> Option<Founding<'a>> {
     let Some(address @ Address::Direct(a, b)) = context.address else {
-        return Ok(None);
+        return None;
     };
-    if context.state(|state| !state.members.is_empty()) {
-        return Ok(None);
-    }
-    let participants = vec![a.clone(), b.clone()];
-    must_be_known(context, &participants).await?;
-    let new = Founding {
+    let is_new = context.state(|state| state.members.is_empty());
+    is_new.then(|| Founding {
         address,
-        participants,
+        participants: vec![a.clone(), b.clone()],
         roles: Vec::new(),
         update: ConversationUpdate::default(),
-    };
-    found(context, new).await.map(Some)
+    })
+}
+
+/// What must come before that message: the conversation is created, both join.
+pub(super) async fn opening(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, Refusal> {
+    must_be_known(context, &new.participants).await?;
+    found(context, new).await
 }
 
 /// A conversation to be created.
-struct Founding<'a> {
+pub(super) struct Founding<'a> {
     address: &'a Address,
     participants: Vec<UserId>,
     /// Of the first participants; the rest are members.

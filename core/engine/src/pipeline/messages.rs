@@ -1,12 +1,15 @@
 //! Decisions about messages.
 
+use std::future::ready;
+
+use futures_util::future::Either;
 use haggle_model::{Address, Content, ConversationKind, Decider, ErrorCode, Event, MessageId, Role, SENDER_ROLE_BYTES_MAX, SENDER_ROLES_MAX, Seq};
 use haggle_store::MessageRow;
 
 use super::{
     check::check_text,
     context::{Context, Decided},
-    conversations::opening,
+    conversations::{opened, opening},
     personal::is_in,
 };
 use crate::{
@@ -17,12 +20,16 @@ use crate::{
     transaction::{Item, Transaction},
 };
 
+// Nearly all messages: what only some of them wait for is boxed, so that the others do not carry it along.
 pub(super) async fn send(context: &Context<'_>, message: NewMessage) -> Result<Decided, Refusal> {
-    let opening = opening(context).await?;
+    let opening = match opened(context) {
+        Some(new) => Some(Box::pin(opening(context, new)).await?),
+        None => None,
+    };
     context.state(|state| may_send(state, context.actor, opening.is_some()))?;
     if let Some(reply_to) = message.reply_to {
         let answered = if reply_to.conversation == context.id() {
-            load_message(context, reply_to).await?
+            Box::pin(load_message(context, reply_to)).await?
         } else {
             None
         };
@@ -125,14 +132,16 @@ async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Re
     if row.deleted_at.is_some() || hidden { Err(refused()) } else { Ok(()) }
 }
 
-/// Runs the before-hooks; what they rewrite is input again.
-async fn before_message(context: &Context<'_>, draft: Draft) -> Result<(Draft, Vec<Decider>), Refusal> {
+/// Runs the before-hooks, if there are any; what they rewrite is input again.
+fn before_message<'a>(context: &'a Context<'_>, draft: Draft) -> impl Future<Output = Result<(Draft, Vec<Decider>), Refusal>> + 'a {
     if !context.plan.wants(Hook::BeforeMessage, &context.facts(context.kind(), Some(&draft.kind))) {
-        return Ok((draft, Vec::new()));
+        return Either::Left(ready(Ok((draft, Vec::new()))));
     }
-    let (draft, decided_by) = context.plan.before_message(context.scope(), draft, &context.origin).await?;
-    check_text(context.engine(), Some(&draft.text), draft.metadata.as_deref())?;
-    Ok((draft, decided_by))
+    Either::Right(Box::pin(async move {
+        let (draft, decided_by) = context.plan.before_message(context.scope(), draft, &context.origin).await?;
+        check_text(context.engine(), Some(&draft.text), draft.metadata.as_deref())?;
+        Ok((draft, decided_by))
+    }))
 }
 
 /// A message, of the turn's own conversation with everything staged. `None` when it never was.
