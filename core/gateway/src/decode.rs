@@ -101,7 +101,7 @@ fn pointer_of(path: &serde_path_to_error::Path) -> String {
 }
 
 /// A new message as clients write it.
-#[derive(Debug, Deserialize, ToSchema)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = NewMessage)]
 pub struct MessageBody<'a> {

@@ -18,6 +18,7 @@ pub mod metrics;
 #[doc(hidden)]
 pub mod micro;
 pub(crate) mod outbox;
+mod plain;
 mod protocol;
 mod resume;
 mod session;
