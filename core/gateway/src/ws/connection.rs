@@ -23,7 +23,7 @@ use super::{
     encode,
     frame::Reader,
     metrics,
-    outbox::Batch,
+    outbox::{Batch, Due},
     resume,
     session::{self, End, Session, close, end_for},
     socket::{NewHead, Signals, Socket},
@@ -290,7 +290,11 @@ impl Connection {
                 self.stalled = None;
                 return Poll::Ready(Ok(()));
             }
-            let Poll::Ready(written) = self.batch.lend(|slices| Pin::new(&mut self.stream).poll_write_vectored(cx, slices)) else {
+            let stream = Pin::new(&mut self.stream);
+            let Poll::Ready(written) = self.batch.lend(|due| match due {
+                Due::One(bytes) => stream.poll_write(cx, bytes),
+                Due::Many(slices) => stream.poll_write_vectored(cx, slices),
+            }) else {
                 self.stalled.get_or_insert_with(Instant::now);
                 return Poll::Pending;
             };

@@ -4,7 +4,7 @@
 //! flight. *Durable* events are taken until the box is full; then the connection lags, and is told with a gap what it missed.
 //! *Ephemeral* frames are the first to go: above half they replace an older one that says the same, or are dropped.
 
-use std::{collections::VecDeque, io::IoSlice};
+use std::{cell::RefCell, collections::VecDeque, io::IoSlice};
 
 use bytes::Bytes;
 use haggle_model::{ConversationId, UserId};
@@ -13,8 +13,8 @@ use super::frame;
 
 /// Slices handed to the system in one call.
 const SLICES_MAX: usize = 64;
-/// Nearly always there are no more: room for all would have to be filled for each call.
-const SLICES_FEW: usize = 4;
+/// So few bytes are rather copied into one slice: `send` of one costs less than `writev` of several.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
 /// Bytes taken out of the box for one write; at least one frame is taken whatever its size.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Room that the answers take at first: one to a message and a bit.
@@ -181,6 +181,14 @@ fn release<T>(queue: &mut VecDeque<T>) {
     }
 }
 
+/// What a [`Batch`] lends out to be written.
+pub(crate) enum Due<'a> {
+    /// All of it.
+    One(&'a [u8]),
+    /// The same in pieces.
+    Many(&'a [IoSlice<'a>]),
+}
+
 /// Frames that are being written, the first of them perhaps in part.
 #[derive(Default)]
 pub(crate) struct Batch {
@@ -207,24 +215,33 @@ impl Batch {
     }
 
     /// Lends what is left to `write`.
-    pub fn lend<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        if self.frames.len() <= SLICES_FEW {
-            self.lend_up_to::<SLICES_FEW, T>(write)
-        } else {
-            self.lend_up_to::<SLICES_MAX, T>(write)
+    pub fn lend<T>(&self, write: impl FnOnce(Due<'_>) -> T) -> T {
+        thread_local! {
+            static COPY: RefCell<Vec<u8>> = RefCell::new(Vec::with_capacity(COPIED_BYTES_MAX));
         }
-    }
-
-    fn lend_up_to<const N: usize, T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        let mut slices = [IoSlice::new(&[]); N];
-        let mut skip = self.written;
+        if let (1, Some(frame)) = (self.frames.len(), self.frames.front()) {
+            return write(Due::One(&frame[self.written..]));
+        }
+        if self.bytes <= COPIED_BYTES_MAX {
+            return COPY.with_borrow_mut(|copy| {
+                copy.clear();
+                self.left().for_each(|frame| copy.extend_from_slice(frame));
+                write(Due::One(copy))
+            });
+        }
+        let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let mut count = 0;
-        for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-            *slice = IoSlice::new(&frame[skip..]);
-            skip = 0;
+        for (slice, frame) in slices.iter_mut().zip(self.left()) {
+            *slice = IoSlice::new(frame);
             count += 1;
         }
-        write(&slices[..count])
+        write(Due::Many(&slices[..count]))
+    }
+
+    /// What is left of each frame.
+    fn left(&self) -> impl Iterator<Item = &[u8]> {
+        let mut skip = self.written;
+        self.frames.iter().map(move |frame| &frame[std::mem::take(&mut skip)..])
     }
 
     /// Forgets `bytes` that were written.
@@ -263,12 +280,19 @@ mod tests {
         Bytes::from(vec![byte; size])
     }
 
+    fn due(batch: &Batch) -> Vec<u8> {
+        batch.lend(|due| match due {
+            Due::One(bytes) => bytes.to_vec(),
+            Due::Many(slices) => slices.iter().flat_map(|slice| slice.to_vec()).collect(),
+        })
+    }
+
     fn written(outbox: &mut Outbox) -> Vec<u8> {
         let mut all = Vec::new();
         let mut batch = Batch::default();
         while !outbox.is_empty() {
             outbox.take(&mut batch);
-            batch.lend(|slices| slices.iter().for_each(|slice| all.extend_from_slice(slice)));
+            all.extend(due(&batch));
             batch.advance(batch.bytes);
         }
         all
@@ -347,7 +371,7 @@ mod tests {
                         break;
                     }
                 }
-                let all: Vec<u8> = batch.lend(|slices| slices.iter().flat_map(|slice| slice.to_vec()).collect());
+                let all = due(&batch);
                 let taken = step.min(all.len());
                 seen.extend_from_slice(&all[..taken]);
                 batch.advance(taken);
@@ -383,7 +407,7 @@ mod tests {
         outbox.take(&mut batch);
         batch.advance(14);
         batch.keep_started();
-        batch.lend(|slices| assert_eq!((slices.len(), &*slices[0]), (1, &[1; 6][..])));
+        assert_eq!(due(&batch), [1; 6]);
         batch.advance(6);
         assert!(batch.is_empty());
     }

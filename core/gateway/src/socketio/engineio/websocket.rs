@@ -18,7 +18,7 @@ use crate::{
     socketio::metrics::{self, Reason},
     ws::{
         frame::{self, Message, Reader},
-        outbox::Batch,
+        outbox::{Batch, Due},
     },
 };
 
@@ -284,7 +284,11 @@ async fn write(stream: &TcpStream, session: &Session, frame: Bytes) -> io::Resul
 /// Writes the batch; an error when the peer takes nothing for too long.
 async fn write_batch(stream: &TcpStream, session: &Session, batch: &mut Batch) -> io::Result<()> {
     while !batch.is_empty() {
-        match batch.lend(|slices| stream.try_write_vectored(slices)) {
+        let written = batch.lend(|due| match due {
+            Due::One(bytes) => stream.try_write(bytes),
+            Due::Many(slices) => stream.try_write_vectored(slices),
+        });
+        match written {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(bytes) => batch.advance(bytes),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
