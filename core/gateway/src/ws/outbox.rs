@@ -185,7 +185,7 @@ fn release<T>(queue: &mut VecDeque<T>) {
 pub(crate) enum Due<'a> {
     /// All of it.
     One(&'a [u8]),
-    /// The same in pieces.
+    /// In pieces, at most [`SLICES_MAX`] of them.
     Many(&'a [IoSlice<'a>]),
 }
 
@@ -356,7 +356,7 @@ mod tests {
         };
         let mut expect = Vec::new();
         for n in 0..300usize {
-            let frame = of(1 + n % 97, n as u8);
+            let frame = of(1 + 3 * (n % 97), n as u8); // so that some batches are lent in pieces
             expect.extend_from_slice(&frame);
             outbox.durable(frame, bounds);
         }

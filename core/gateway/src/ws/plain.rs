@@ -34,7 +34,7 @@ pub(super) fn send(json: &str) -> Option<Frame<'_>> {
         "to" => once(&mut frame.to, reader.text().map(text)),
         "n" => once(&mut frame.n, reader.text().map(text)),
         "k" => once(&mut frame.k, reader.text().map(text)),
-        "d" => once(&mut frame.message, reader.message()),
+        "d" => once(&mut frame.plain, reader.message()),
         _ => None,
     })?;
     (reader.at == json.len() && frame.t.is_some()).then_some(frame)
@@ -53,7 +53,7 @@ fn once<T>(field: &mut Option<T>, value: Option<T>) -> Option<()> {
     Some(())
 }
 
-/// Each method takes one value, and spaces before it; `None` ends the whole attempt.
+/// What is read next may have spaces before it; `None` ends the whole attempt.
 struct Reader<'a> {
     json: &'a str,
     at: usize,
