@@ -43,7 +43,7 @@ pub(super) fn opened<'a>(context: &Context<'a>) -> Option<Founding<'a>> {
     })
 }
 
-/// What must come before that message: the conversation is created, both join.
+/// What must come before the message that opens it: the conversation is created, both join.
 pub(super) async fn opening(context: &Context<'_>, new: Founding<'_>) -> Result<Transaction, Refusal> {
     must_be_known(context, &new.participants).await?;
     found(context, new).await

@@ -20,10 +20,10 @@ use crate::{
     transaction::{Item, Transaction},
 };
 
-// Nearly all messages: what only some of them wait for is boxed, so that the others do not carry it along.
+// Most commands are this one: what only some messages wait for is boxed, so that the others do not carry it along.
 pub(super) async fn send(context: &Context<'_>, message: NewMessage) -> Result<Decided, Refusal> {
     let opening = match opened(context) {
-        Some(new) => Some(Box::pin(opening(context, new)).await?),
+        Some(new) => Some(Box::new(Box::pin(opening(context, new)).await?)),
         None => None,
     };
     context.state(|state| may_send(state, context.actor, opening.is_some()))?;
@@ -58,7 +58,7 @@ pub(super) async fn send(context: &Context<'_>, message: NewMessage) -> Result<D
         client_id: context.client_id.map(str::to_owned),
     };
     let (draft, decided_by) = before_message(context, draft).await?;
-    let mut transaction = opening.unwrap_or_default();
+    let mut transaction = opening.map_or_else(Transaction::default, |opening| *opening);
     transaction.main = transaction.items.len();
     transaction.items.push(Item::new(
         &context.actor.user,
@@ -133,7 +133,7 @@ async fn may_forward(context: &Context<'_>, message: MessageId) -> Result<(), Re
 }
 
 /// Runs the before-hooks, if there are any; what they rewrite is input again.
-fn before_message<'a>(context: &'a Context<'_>, draft: Draft) -> impl Future<Output = Result<(Draft, Vec<Decider>), Refusal>> + 'a {
+fn before_message(context: &Context<'_>, draft: Draft) -> impl Future<Output = Result<(Draft, Vec<Decider>), Refusal>> {
     if !context.plan.wants(Hook::BeforeMessage, &context.facts(context.kind(), Some(&draft.kind))) {
         return Either::Left(ready(Ok((draft, Vec::new()))));
     }
