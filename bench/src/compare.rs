@@ -1,8 +1,10 @@
-//! Two binaries or two configurations, run in turns (A B, B A, …), and their ratios.
+//! Two binaries or two configurations, run in turns (A B, B A, …) or at the same time, and their ratios.
 
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
 };
 
 use anyhow::{Result, ensure};
@@ -31,7 +33,12 @@ pub struct Ratio {
     pub pairs: usize,
 }
 
-/// The options with one side put in: a configuration if it ends with `.toml`, else a binary.
+/// A side is a configuration if its name ends with `.toml`, else a binary.
+pub fn is_configuration(side: &Path) -> bool {
+    side.extension().is_some_and(|ending| ending == "toml")
+}
+
+/// The options with one side put in.
 pub fn side(options: &Options, path: &Path) -> Result<Options> {
     ensure!(
         path.is_file(),
@@ -43,14 +50,17 @@ pub fn side(options: &Options, path: &Path) -> Result<Options> {
         ..options.clone()
     };
     let path = PathBuf::from(path);
-    match path.extension().is_some_and(|ending| ending == "toml") {
+    match is_configuration(&path) {
         true => options.launch.config = path,
         false => options.launch.binary = path,
     }
     Ok(options)
 }
 
-/// Runs both sides `rounds` times.
+/// How both sides are run: [`run`] or [`run_together`].
+pub type Run = fn([&Options; 2], usize, &[&Workload], &mut dyn FnMut(usize, Row)) -> Result<()>;
+
+/// Runs both sides in turns, `rounds` times.
 pub fn run(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
     for round in 0..rounds {
         for workload in workloads {
@@ -59,6 +69,30 @@ pub fn run(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report:
                 let side = (round + turn) % 2;
                 workload.run(sides[side], &mut |row| report(side, row))?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// Runs both sides at the same time, `rounds` times: they share the server's cores, so what the machine does to one it does to
+/// the other, and ratios of CPU time hold where those of runs in turns scatter. Rates and latencies are those of a shared core.
+pub fn run_together(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
+    for _ in 0..rounds {
+        for workload in workloads {
+            thread::scope(|scope| {
+                let (rows, all_rows) = mpsc::channel();
+                let threads = [0, 1].map(|side| {
+                    let rows = rows.clone();
+                    // The receiver stays until both have ended.
+                    scope.spawn(move || workload.run(sides[side], &mut |row| drop(rows.send((side, row)))))
+                });
+                drop(rows);
+                all_rows.into_iter().for_each(|(side, row)| report(side, row));
+                threads.into_iter().try_for_each(|thread| match thread.join() {
+                    Ok(result) => result,
+                    Err(panic) => std::panic::resume_unwind(panic),
+                })
+            })?;
         }
     }
     Ok(())

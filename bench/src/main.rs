@@ -52,8 +52,12 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Run two server binaries or two configurations (.toml) in turns and print their ratios
+    /// Run two server binaries or two configurations (.toml) in turns, or together, and print their ratios
     Compare {
+        /// Run both at the same time on the server's cores: noise then hardly touches the ratios of CPU time, and rates and
+        /// latencies are those of a shared core
+        #[arg(long, conflicts_with = "data")]
+        together: bool,
         /// The one
         a: PathBuf,
         /// The other
@@ -146,10 +150,19 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Run { workloads, common } => {
             let workloads = named(&workloads)?;
-            let options = options(&common)?;
+            let options = options(&common, binary(&common)?)?;
             show(&common, |report| workloads.iter().try_for_each(|workload| workload.run(&options, report)))
         }
-        Command::Compare { a, b, workloads, common } => run_compare(&a, &b, &named(&workloads)?, &common),
+        Command::Compare {
+            together,
+            a,
+            b,
+            workloads,
+            common,
+        } => {
+            let run = if together { compare::run_together } else { compare::run };
+            run_compare(run, [&a, &b], &named(&workloads)?, &common)
+        }
         Command::Smoke { common } => {
             let options = smoke_options(&common)?;
             show(&common, |report| workloads::smoke(&options, report))
@@ -196,14 +209,16 @@ fn conclude(rows: &[Row]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_compare(a: &Path, b: &Path, workloads: &[&Workload], common: &Common) -> Result<ExitCode> {
-    let base = options(common)?;
-    ensure!(base.target.is_none(), "compare starts the servers itself: leave out --target");
-    let (a, b) = (compare::side(&base, a)?, compare::side(&base, b)?);
+fn run_compare(run: compare::Run, sides: [&Path; 2], workloads: &[&Workload], common: &Common) -> Result<ExitCode> {
+    ensure!(common.target.is_none(), "compare starts the servers itself: leave out --target");
+    let one_binary = sides.into_iter().any(compare::is_configuration);
+    let base = options(common, if one_binary { binary(common)? } else { PathBuf::new() })?;
+    let [a, b] = sides.map(|path| compare::side(&base, path));
+    let (a, b) = (a?, b?);
     eprintln!("{}", procfs::machine());
     let mut rows: [Vec<Row>; 2] = [Vec::new(), Vec::new()];
     let mut all = Vec::new();
-    compare::run([&a, &b], base.rounds.max(1), workloads, &mut |side, row| {
+    run([&a, &b], base.rounds.max(1), workloads, &mut |side, row| {
         rows[side].push(row.clone());
         print(&mut all, row, ["A ", "B "][side]);
     })?;
@@ -219,7 +234,8 @@ fn write_json(common: &Common, rows: &[Row], ratios: &[compare::Ratio]) -> Resul
     std::fs::write(path, serde_json::to_vec_pretty(&report)?).with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn options(common: &Common) -> Result<Options> {
+/// `binary`: of the server that is started, if one is.
+fn options(common: &Common, binary: PathBuf) -> Result<Options> {
     dialect::by_name(&common.dialect)?;
     raise_file_limit();
     let seconds = |seconds: Option<f64>| {
@@ -233,7 +249,7 @@ fn options(common: &Common) -> Result<Options> {
         dialect: common.dialect.clone(),
         target: common.target.clone(),
         launch: Launch {
-            binary: if common.target.is_some() { PathBuf::new() } else { binary(common)? },
+            binary,
             config: common.config.clone().unwrap_or_else(|| root().join("bench/haggle.toml")),
             secret: common.secret.clone().map_or_else(token::random_hex, Ok)?,
             plugins: None,
@@ -256,7 +272,7 @@ fn options(common: &Common) -> Result<Options> {
 
 /// Few connections, short windows, histories read; whatever binary is there.
 fn smoke_options(common: &Common) -> Result<Options> {
-    let mut options = options(common)?;
+    let mut options = options(common, binary(common)?)?;
     let short = Duration::from_secs(2);
     options.warm.get_or_insert(Duration::from_millis(300));
     options.window.get_or_insert(short);
@@ -282,7 +298,11 @@ fn placed(common: &Common) -> Result<(Vec<usize>, Option<usize>)> {
     Ok((common.server_cores.clone(), Some(common.client_core)))
 }
 
+/// The server to start; an empty path where a given one is driven.
 fn binary(common: &Common) -> Result<PathBuf> {
+    if common.target.is_some() {
+        return Ok(PathBuf::new());
+    }
     if let Some(given) = &common.server {
         ensure!(given.is_file(), "--server {}: no such file", given.display());
         return Ok(given.clone());
