@@ -3,8 +3,6 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::mpsc,
-    thread,
 };
 
 use anyhow::{Result, ensure};
@@ -13,7 +11,7 @@ use serde::Serialize;
 use crate::{
     options::Options,
     report::{Row, median},
-    workloads::Workload,
+    workloads::{Workload, together},
 };
 
 /// One measure of one kind of run, of A and of B.
@@ -57,42 +55,25 @@ pub fn side(options: &Options, path: &Path) -> Result<Options> {
     Ok(options)
 }
 
-/// How both sides are run: [`run`] or [`run_together`].
-pub type Run = fn([&Options; 2], usize, &[&Workload], &mut dyn FnMut(usize, Row)) -> Result<()>;
-
-/// Runs both sides in turns, `rounds` times.
+/// Runs both sides `rounds` times: in turns, or at the same time where the options say so.
 pub fn run(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
     for round in 0..rounds {
         for workload in workloads {
+            if sides[0].together {
+                let rows = |side: usize| {
+                    let mut rows = Vec::new();
+                    workload.run(sides[side], &mut |row| rows.push((side, row)))?;
+                    Ok(rows)
+                };
+                let rows = together([0, 1].map(|side| move || rows(side)))?;
+                rows.into_iter().flatten().for_each(|(side, row)| report(side, row));
+                continue;
+            }
             // A B, B A: a machine that gets slower or faster favours neither.
             for turn in 0..2 {
                 let side = (round + turn) % 2;
                 workload.run(sides[side], &mut |row| report(side, row))?;
             }
-        }
-    }
-    Ok(())
-}
-
-/// Runs both sides at the same time, `rounds` times: they share the server's cores, so what the machine does to one it does to
-/// the other, and ratios of CPU time hold where those of runs in turns scatter. Rates and latencies are those of a shared core.
-pub fn run_together(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
-    for _ in 0..rounds {
-        for workload in workloads {
-            thread::scope(|scope| {
-                let (rows, all_rows) = mpsc::channel();
-                let threads = [0, 1].map(|side| {
-                    let rows = rows.clone();
-                    // The receiver stays until both have ended.
-                    scope.spawn(move || workload.run(sides[side], &mut |row| drop(rows.send((side, row)))))
-                });
-                drop(rows);
-                all_rows.into_iter().for_each(|(side, row)| report(side, row));
-                threads.into_iter().try_for_each(|thread| match thread.join() {
-                    Ok(result) => result,
-                    Err(panic) => std::panic::resume_unwind(panic),
-                })
-            })?;
         }
     }
     Ok(())

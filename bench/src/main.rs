@@ -54,10 +54,6 @@ enum Command {
     },
     /// Run two server binaries or two configurations (.toml) in turns, or together, and print their ratios
     Compare {
-        /// Run both at the same time on the server's cores: noise then hardly touches the ratios of CPU time, and rates and
-        /// latencies are those of a shared core
-        #[arg(long, conflicts_with = "data")]
-        together: bool,
         /// The one
         a: PathBuf,
         /// The other
@@ -127,6 +123,10 @@ struct Common {
     /// Folder with the plugins of W10
     #[arg(long, value_name = "DIR", default_value = "target/plugins")]
     market: PathBuf,
+    /// compare and W4: run both sides at the same time on the server's cores. Noise then hardly touches the ratios of CPU times;
+    /// rates and latencies are those of a shared core
+    #[arg(long, conflicts_with = "data")]
+    together: bool,
     /// After runs of pairs, read every history and compare it with what was acknowledged
     #[arg(long)]
     audit: bool,
@@ -153,16 +153,7 @@ fn run(command: Command) -> Result<ExitCode> {
             let options = options(&common, binary(&common)?)?;
             show(&common, |report| workloads.iter().try_for_each(|workload| workload.run(&options, report)))
         }
-        Command::Compare {
-            together,
-            a,
-            b,
-            workloads,
-            common,
-        } => {
-            let run = if together { compare::run_together } else { compare::run };
-            run_compare(run, [&a, &b], &named(&workloads)?, &common)
-        }
+        Command::Compare { a, b, workloads, common } => run_compare([&a, &b], &named(&workloads)?, &common),
         Command::Smoke { common } => {
             let options = smoke_options(&common)?;
             show(&common, |report| workloads::smoke(&options, report))
@@ -209,7 +200,7 @@ fn conclude(rows: &[Row]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_compare(run: compare::Run, sides: [&Path; 2], workloads: &[&Workload], common: &Common) -> Result<ExitCode> {
+fn run_compare(sides: [&Path; 2], workloads: &[&Workload], common: &Common) -> Result<ExitCode> {
     ensure!(common.target.is_none(), "compare starts the servers itself: leave out --target");
     let one_binary = sides.into_iter().any(compare::is_configuration);
     let base = options(common, if one_binary { binary(common)? } else { PathBuf::new() })?;
@@ -218,7 +209,7 @@ fn run_compare(run: compare::Run, sides: [&Path; 2], workloads: &[&Workload], co
     eprintln!("{}", procfs::machine());
     let mut rows: [Vec<Row>; 2] = [Vec::new(), Vec::new()];
     let mut all = Vec::new();
-    run([&a, &b], base.rounds.max(1), workloads, &mut |side, row| {
+    compare::run([&a, &b], base.rounds.max(1), workloads, &mut |side, row| {
         rows[side].push(row.clone());
         print(&mut all, row, ["A ", "B "][side]);
     })?;
@@ -265,6 +256,7 @@ fn options(common: &Common, binary: PathBuf) -> Result<Options> {
         rounds: common.rounds,
         hook: common.hook.clone(),
         market: common.market.clone(),
+        together: common.together,
         audit: common.audit,
         speed: true,
     })

@@ -39,6 +39,8 @@ pub struct Options {
     pub hook: PathBuf,
     /// Folder with the first-party plugins, for W10.
     pub market: PathBuf,
+    /// Two sides run at the same time, not in turns.
+    pub together: bool,
     /// Compare what is stored with what was acknowledged, after runs of pairs.
     pub audit: bool,
     /// Speed is measured: a busy client makes a run void.

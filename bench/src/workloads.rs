@@ -4,6 +4,8 @@ mod durable;
 mod pairs;
 mod sockets;
 
+use std::thread;
+
 use anyhow::{Result, bail};
 
 use crate::{options::Options, report::Row};
@@ -86,8 +88,37 @@ pub fn by_name(name: &str) -> Result<&'static Workload> {
     }
 }
 
+/// Runs both at the same time. They share the server's cores, so what the machine does to one it does to the other: ratios of
+/// their CPU times hold where those of runs in turns scatter. Rates and latencies are those of a shared core.
+pub fn together<T: Send>(sides: [impl FnOnce() -> Result<T> + Send; 2]) -> Result<[T; 2]> {
+    let [a, b] = thread::scope(|scope| {
+        let threads = sides.map(|side| scope.spawn(side));
+        threads.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    Ok([a?, b?])
+}
+
 /// A short run of W1 and W3 that proves the checks, not the speed: their rows.
 pub fn smoke(options: &Options, report: &mut dyn FnMut(Row)) -> Result<()> {
     pairs::closed(options, report)?;
     pairs::open(options, report)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::ensure;
+
+    use super::*;
+
+    #[test]
+    fn both_run_at_the_same_time() {
+        let meeting = std::sync::Barrier::new(2); // alone nobody gets past it
+        let meet = |side: usize| {
+            meeting.wait();
+            ensure!(side < 2, "no third one");
+            Ok(side)
+        };
+        assert_eq!(together([0, 1].map(|side| move || meet(side))).unwrap(), [0, 1]);
+        assert!(together([1, 2].map(|side| move || meet(side))).is_err());
+    }
 }

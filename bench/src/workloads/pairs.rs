@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 
+use super::together;
 use crate::{
     join::{Roster, join},
     options::{Options, Under},
@@ -135,7 +136,9 @@ pub fn hook(options: &Options, report: &mut dyn FnMut(Row)) -> Result<()> {
                 )
             };
             // A B, then B A: a machine that warms up favours neither.
-            let (off, on) = if round % 2 == 0 {
+            let (off, on) = if options.together {
+                together([None, Some(plugins)].map(|plugins| move || one(plugins)))?.into()
+            } else if round % 2 == 0 {
                 let off = one(None)?;
                 (off, one(Some(plugins))?)
             } else {
