@@ -187,12 +187,11 @@ mod tests {
     #[test]
     fn this_process_is_seen_working() {
         let before = Sample::take().unwrap();
-        let start = Instant::now();
-        while start.elapsed().as_millis() < 120 {
-            std::hint::black_box(before.steal);
+        let usage = || Sample::take().unwrap().since(&before, None);
+        // On a loaded machine it takes long to get 20 ms of a core.
+        while usage().client_cpu_s <= 0.02 {
+            assert!(before.at.elapsed().as_secs() < 20, "{:?}", usage());
         }
-        let usage = Sample::take().unwrap().since(&before, None);
-        assert!(usage.client_cpu_s > 0.02, "{usage:?}");
         assert!(pss_kib(std::process::id()).unwrap() > 0);
         assert!(slab_kib().unwrap() > 0);
     }
