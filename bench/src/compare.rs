@@ -45,6 +45,7 @@ pub fn side(options: &Options, path: &Path) -> Result<Options> {
     );
     let mut options = Options {
         rounds: 1,
+        together: false, // the two sides are; W4 within one of them is not
         ..options.clone()
     };
     let path = PathBuf::from(path);
@@ -55,11 +56,11 @@ pub fn side(options: &Options, path: &Path) -> Result<Options> {
     Ok(options)
 }
 
-/// Runs both sides `rounds` times: in turns, or at the same time where the options say so.
-pub fn run(sides: [&Options; 2], rounds: usize, workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
-    for round in 0..rounds {
+/// Runs both sides as often as `base` says: in turns, or at the same time.
+pub fn run(base: &Options, sides: [&Options; 2], workloads: &[&Workload], report: &mut dyn FnMut(usize, Row)) -> Result<()> {
+    for round in 0..base.rounds.max(1) {
         for workload in workloads {
-            if sides[0].together {
+            if base.together {
                 let rows = |side: usize| {
                     let mut rows = Vec::new();
                     workload.run(sides[side], &mut |row| rows.push((side, row)))?;

@@ -209,7 +209,7 @@ fn run_compare(sides: [&Path; 2], workloads: &[&Workload], common: &Common) -> R
     eprintln!("{}", procfs::machine());
     let mut rows: [Vec<Row>; 2] = [Vec::new(), Vec::new()];
     let mut all = Vec::new();
-    compare::run([&a, &b], base.rounds.max(1), workloads, &mut |side, row| {
+    compare::run(&base, [&a, &b], workloads, &mut |side, row| {
         rows[side].push(row.clone());
         print(&mut all, row, ["A ", "B "][side]);
     })?;

@@ -38,7 +38,7 @@ pub struct Usage {
     pub server_cpu_s: f64,
     /// utime + stime of this process.
     pub client_cpu_s: f64,
-    /// Every process that neither belongs to the server nor was started here, kernel threads apart.
+    /// Every process that was not started here, kernel threads apart.
     pub other_cpu_s: f64,
     /// Of all cores.
     pub steal_s: f64,
@@ -96,16 +96,13 @@ impl Sample {
         let seconds = |ticks: u64| ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
         let servers = server.map(|root| self.tree(root)).unwrap_or_default();
         let client = std::process::id();
-        let ours = self.tree(client); // with it everything that it has started: of two servers under load the other one as well
         let own_since = |stat: &Stat| stat.own.saturating_sub(before.processes.get(&stat.pid).map_or(0, |old| old.own));
         let of_server = self.processes.values().filter(|stat| servers.contains(&stat.pid)).map(own_since).sum();
         let of_client = self.processes.get(&client).map_or(0, own_since);
         // The time of a process that has ended is found again in its parent's.
         let others = |sample: &Sample| -> u64 {
-            let others = sample
-                .processes
-                .values()
-                .filter(|stat| !servers.contains(&stat.pid) && !ours.contains(&stat.pid));
+            let ours = sample.tree(client); // all that was started here, so of two servers under load the other one as well
+            let others = sample.processes.values().filter(|stat| !ours.contains(&stat.pid));
             others.filter(|stat| stat.parent != KTHREADD).map(|stat| stat.own + stat.reaped).sum()
         };
         Usage {
