@@ -57,18 +57,22 @@ pub fn number(out: &mut Vec<u8>, number: impl itoa::Integer) {
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// A text cannot hold the byte as it is.
+pub(crate) fn is_escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
 /// No byte needs escaping.
 fn is_plain(text: &[u8]) -> bool {
     const LANES: usize = 16;
-    let escaped = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     let Some(end) = text.last_chunk::<LANES>() else {
-        return !text.iter().any(|byte| escaped(*byte));
+        return !text.iter().any(|byte| is_escaped(*byte));
     };
     // All are looked at, each lane by itself, since then the compiler looks at sixteen at once. The end overlaps what is before it.
     let mut found = [false; LANES];
     for chunk in text.as_chunks::<LANES>().0.iter().chain([end]) {
         for (found, byte) in found.iter_mut().zip(chunk) {
-            *found |= escaped(*byte);
+            *found |= is_escaped(*byte);
         }
     }
     !found.contains(&true)

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::protocol::{Frame, ID_BYTES_MAX, Id, Text};
+use crate::json::is_escaped;
 
 /// Digits of a number that surely fits into 64 bits.
 const DIGITS_MAX: usize = 19;
@@ -138,11 +139,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How many bytes stand before the first that ends a text or is escaped in one, eight at a time.
+/// How many bytes stand before the first that [`is_escaped`], which the end of a text is as well; eight are looked at at once.
 fn plain_bytes(text: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH: u64 = 0x80 * ONES;
-    let ends = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
     let (words, _) = text.as_chunks();
     for (index, word) in words.iter().enumerate() {
         let word = u64::from_le_bytes(*word);
@@ -155,7 +155,7 @@ fn plain_bytes(text: &[u8]) -> usize {
         }
     }
     let whole = 8 * words.len();
-    whole + text[whole..].iter().position(|byte| ends(*byte)).unwrap_or(text.len() - whole)
+    whole + text[whole..].iter().position(|byte| is_escaped(*byte)).unwrap_or(text.len() - whole)
 }
 
 #[cfg(test)]
