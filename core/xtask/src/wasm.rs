@@ -62,7 +62,10 @@ impl Toolchain {
             .args(["--release", "--target", TARGET, "--target-dir"])
             .arg(target_dir().join("wasm"))
             // Nine tenths of a module would be debug info that nobody loads: a panic names its line anyway.
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "false");
+            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
+            // What crates call of each other (the allocator above all) is inlined. The server's compiler does not do that.
+            .env("CARGO_PROFILE_RELEASE_LTO", "fat")
+            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "1");
         command
     }
 }

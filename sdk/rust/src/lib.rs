@@ -61,6 +61,8 @@
 // Lets the macro's paths resolve inside this crate as well (documentation tests, the capability list).
 extern crate self as haggle_sdk;
 
+#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
+mod alloc;
 mod caps;
 mod error;
 pub mod hooks;
@@ -74,6 +76,10 @@ pub mod types;
 #[doc(hidden)]
 #[allow(missing_docs, reason = "generated from the contract, and glue that only the macro names")]
 pub mod guest;
+
+#[cfg(all(target_arch = "wasm32", feature = "allocator"))]
+#[global_allocator]
+static ALLOCATOR: alloc::Lists = alloc::Lists::new();
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod native;
