@@ -546,7 +546,7 @@ pub trait HostCalls: Send + Sync {
     fn global_release(&self, keys: Vec<String>) -> Result<(), HostError>;
 
     /// Writes a message; returns its ref.
-    fn send(&self, message: GuestMessage) -> Result<String, HostError>;
+    fn send(&self, message: GuestMessage) -> Result<CommandId, HostError>;
     /// Changes a message of the call's own conversation.
     async fn edit(&self, id: MessageId, text: Option<String>, metadata: Option<String>) -> Result<(), HostError>;
     /// One message, present state; `None` where the plugin's scope cannot read it.

@@ -258,9 +258,9 @@ impl kv_global::Host for State {
 }
 
 impl messages::Host for State {
-    fn send(&mut self, draft: wit::Draft) -> Answer<String> {
+    fn send(&mut self, draft: wit::Draft) -> Answer<wit::CommandId> {
         self.at_once(HostFn::MessagesSend, convert::draft_bytes(&draft), |_, guest| {
-            guest.send(convert::guest_message(draft)?)
+            guest.send(convert::guest_message(draft)?).map(convert::command_id)
         })
     }
 

@@ -6,7 +6,7 @@ use haggle_engine::{
     Actor, NotificationView, Readers, Transport,
     ports::{self, Call, ConversationOp, GuestMessage, HostError, Op, ParticipantOp},
 };
-use haggle_model::{Address, ConversationUpdate, MessageId, Millis, Notification, UserId};
+use haggle_model::{Address, CommandId, ConversationUpdate, MessageId, Millis, Notification, UserId};
 use haggle_store::{ConversationRow, MemberRow, MessageRow, UserRow};
 use serde::de::IgnoredAny;
 
@@ -86,12 +86,29 @@ pub(crate) fn millis(at: Millis) -> u64 {
     u64::try_from(at).unwrap_or(0)
 }
 
+/// Each half of an id, most significant first.
+pub(crate) fn command_id(id: CommandId) -> wit::CommandId {
+    let id = u128::from_be_bytes(id.0);
+    wit::CommandId {
+        high: (id >> 64) as u64,
+        low: id as u64,
+    }
+}
+
 /// What every handler is told of its call.
 pub(crate) fn call(call: &Call) -> wit::Call {
+    wit::Call {
+        conversation_id: call.conversation.map(|id| id.to_string()),
+        ..call_about_message(call)
+    }
+}
+
+/// The same for a handler whose message names the conversation.
+pub(crate) fn call_about_message(call: &Call) -> wit::Call {
     let actor = &call.actor;
     let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
     wit::Call {
-        ref_: call.command.to_string(),
+        ref_: command_id(call.command),
         actor: actor.user.to_string(),
         roles: (!actor.roles.is_empty()).then(|| actor.roles.to_vec()),
         session: some(&actor.session),
@@ -99,7 +116,7 @@ pub(crate) fn call(call: &Call) -> wit::Call {
         dialect: (*actor.dialect != *Actor::NATIVE).then(|| actor.dialect.to_string()),
         trace_id: some(&call.trace_id),
         now_ms: millis(call.now),
-        conversation_id: call.conversation.map(|id| id.to_string()),
+        conversation_id: None,
         origin: (!call.origin.is_empty()).then(|| call.origin.iter().map(ToString::to_string).collect()),
     }
 }
@@ -126,15 +143,18 @@ fn op(op: Op) -> wit::Op {
     }
 }
 
-/// A draft as it is told to a handler. Its texts move there, so that none is copied for the one who only looks at them;
-/// [`restore_draft`] brings them back.
-pub(crate) fn tell_draft(draft: &mut ports::Draft) -> wit::Draft {
+/// The kind of a message of which nothing else is said.
+const KIND_TEXT: &str = "text";
+
+/// A draft of `actor`'s as it is told to a handler. Its texts move there, so that none is copied for the one who only looks at
+/// them; [`restore_draft`] brings them back.
+pub(crate) fn tell_draft(draft: &mut ports::Draft, actor: &UserId) -> wit::Draft {
     wit::Draft {
         op: op(draft.op),
         target: draft.target.map(|id| id.to_string()),
         conversation_id: draft.conversation.to_string(),
-        sender_id: draft.sender.to_string(),
-        kind: take(&mut draft.kind),
+        sender_id: (draft.sender != *actor).then(|| draft.sender.to_string()),
+        kind: (draft.kind != KIND_TEXT).then(|| take(&mut draft.kind)),
         content: take(&mut draft.text),
         metadata: draft.metadata.take(),
         reply_to: draft.reply_to.map(|id| id.to_string()),
@@ -145,7 +165,9 @@ pub(crate) fn tell_draft(draft: &mut ports::Draft) -> wit::Draft {
 
 /// Gives the draft its texts back.
 pub(crate) fn restore_draft(draft: &mut ports::Draft, told: wit::Draft) {
-    draft.kind = told.kind;
+    if let Some(kind) = told.kind {
+        draft.kind = kind;
+    }
     draft.text = told.content;
     draft.metadata = told.metadata;
     draft.client_id = told.client_message_id;
@@ -161,13 +183,18 @@ pub(crate) struct Rewritten {
     forwarded_from: Option<MessageId>,
 }
 
+/// None is the kind of most.
+fn kind(told: Option<String>) -> String {
+    told.unwrap_or_else(|| KIND_TEXT.to_owned())
+}
+
 impl Rewritten {
     pub(crate) fn check(rewrite: wit::Rewrite) -> Result<Rewritten, HostError> {
         if let Some(metadata) = &rewrite.metadata {
             json_object("metadata", metadata)?;
         }
         Ok(Rewritten {
-            kind: rewrite.kind,
+            kind: kind(rewrite.kind),
             text: rewrite.content,
             metadata: rewrite.metadata,
             reply_to: rewrite.reply_to.map(|text| id("reply-to", &text)).transpose()?,
@@ -247,13 +274,22 @@ pub(crate) fn reaction(change: &ports::ReactionChange) -> wit::Reaction {
 
 /// A stored message; `happened` is what has just happened to it (for a read: `send`).
 pub(crate) fn message(row: MessageRow, happened: Op) -> wit::Message {
+    message_told(row, happened, None)
+}
+
+/// The same for a handler whose call says that `actor` acts.
+pub(crate) fn message_after(row: MessageRow, happened: Op, actor: &UserId) -> wit::Message {
+    message_told(row, happened, Some(actor))
+}
+
+fn message_told(row: MessageRow, happened: Op, actor: Option<&UserId>) -> wit::Message {
     let content = row.content;
     wit::Message {
         id: row.id.to_string(),
         seq: row.id.seq,
         rev: row.rev,
         n: row.n,
-        ref_: row.command.map(|id| id.to_string()).unwrap_or_default(),
+        ref_: row.command.map(command_id),
         created_at_ms: millis(row.created_at),
         edited_at_ms: row.edited_at.map(millis),
         deleted_at_ms: row.deleted_at.map(millis),
@@ -262,8 +298,8 @@ pub(crate) fn message(row: MessageRow, happened: Op) -> wit::Message {
             op: op(happened),
             target: (happened != Op::Send).then(|| row.id.to_string()),
             conversation_id: row.id.conversation.to_string(),
-            sender_id: row.sender.to_string(),
-            kind: content.kind,
+            sender_id: (Some(&row.sender) != actor).then(|| row.sender.to_string()),
+            kind: (content.kind != KIND_TEXT).then_some(content.kind),
             content: content.text,
             metadata: content.metadata,
             reply_to: content.reply_to.map(|id| id.to_string()),
@@ -276,7 +312,7 @@ pub(crate) fn message(row: MessageRow, happened: Op) -> wit::Message {
 /// Bytes of the texts of a message.
 pub(crate) fn message_bytes(message: &wit::Message) -> usize {
     let reactions: usize = message.reactions.iter().map(|(user, emoji)| user.len() + emoji.len()).sum();
-    message.id.len() + message.ref_.len() + reactions + draft_bytes(&message.draft)
+    message.id.len() + reactions + draft_bytes(&message.draft)
 }
 
 /// Who has read each of some messages.
@@ -350,11 +386,12 @@ pub(crate) fn guest_message(draft: wit::Draft) -> Result<GuestMessage, HostError
     if let Some(metadata) = &draft.metadata {
         json_object("metadata", metadata)?;
     }
+    let kind = kind(draft.kind);
     Ok(GuestMessage {
         conversation: id("conversation-id", &draft.conversation_id)?,
-        sender: (!draft.sender_id.is_empty()).then(|| draft.sender_id.as_str().into()),
-        countable: draft.kind != "system",
-        kind: draft.kind,
+        sender: draft.sender_id.filter(|sender| !sender.is_empty()).map(|sender| sender.as_str().into()),
+        countable: kind != "system",
+        kind,
         text: draft.content,
         metadata: draft.metadata,
         reply_to: draft.reply_to.map(|text| id("reply-to", &text)).transpose()?,
@@ -455,20 +492,22 @@ pub(crate) fn http_response(response: exports::http::Response) -> Result<ports::
 pub(crate) fn draft_bytes(draft: &wit::Draft) -> usize {
     let optional = [
         &draft.target,
+        &draft.sender_id,
+        &draft.kind,
         &draft.metadata,
         &draft.reply_to,
         &draft.forwarded_from,
         &draft.client_message_id,
     ];
     let optional: usize = optional.into_iter().flatten().map(String::len).sum();
-    draft.conversation_id.len() + draft.sender_id.len() + draft.kind.len() + draft.content.len() + optional
+    draft.conversation_id.len() + draft.content.len() + optional
 }
 
 /// Bytes of the texts of an answer, for its limit.
 pub(crate) fn rewrite_bytes(rewrite: &wit::Rewrite) -> usize {
-    let optional = [&rewrite.metadata, &rewrite.reply_to, &rewrite.forwarded_from];
+    let optional = [&rewrite.kind, &rewrite.metadata, &rewrite.reply_to, &rewrite.forwarded_from];
     let optional: usize = optional.into_iter().flatten().map(String::len).sum();
-    rewrite.kind.len() + rewrite.content.len() + optional
+    rewrite.content.len() + optional
 }
 
 /// As [`rewrite_bytes`].
@@ -500,15 +539,40 @@ mod tests {
 
     #[test]
     fn a_draft_that_was_told_is_restored_whole() {
-        let mut draft = a_draft();
-        let told = tell_draft(&mut draft);
-        restore_draft(&mut draft, told);
-        assert_eq!(format!("{draft:?}"), format!("{:?}", a_draft()));
+        let of_kind = |kind: &str| ports::Draft {
+            kind: kind.into(),
+            ..a_draft()
+        };
+        for draft in [a_draft(), of_kind("offer"), of_kind("")] {
+            let mut told = draft.clone();
+            let moved = tell_draft(&mut told, &"ann".into());
+            restore_draft(&mut told, moved);
+            assert_eq!(told, draft);
+        }
+    }
+
+    #[test]
+    fn what_is_nearly_always_the_same_is_not_told() {
+        let told = tell_draft(&mut a_draft(), &"ann".into());
+        assert_eq!((told.sender_id, told.kind), (None, None));
+        let mut offer = ports::Draft {
+            kind: "offer".into(),
+            ..a_draft()
+        };
+        let told = tell_draft(&mut offer, &"admin".into());
+        assert_eq!((told.sender_id.as_deref(), told.kind.as_deref()), (Some("ann"), Some("offer")));
+    }
+
+    #[test]
+    fn an_id_of_a_command_keeps_its_digits() {
+        let id: CommandId = "0123456789abcdeffedcba9876543210".parse().unwrap();
+        let told = command_id(id);
+        assert_eq!(format!("{:016x}{:016x}", told.high, told.low), id.to_string());
     }
 
     fn a_rewrite() -> wit::Rewrite {
         wit::Rewrite {
-            kind: "offer".into(),
+            kind: Some("offer".into()),
             content: "hi".into(),
             metadata: Some(" {\"a\":1}".into()),
             reply_to: None,

@@ -135,6 +135,10 @@ fn call_of(scope: &dyn Scope) -> Arc<wit::Call> {
     Arc::new(convert::call(scope.call()))
 }
 
+fn call_about_message(scope: &dyn Scope) -> Arc<wit::Call> {
+    Arc::new(convert::call_about_message(scope.call()))
+}
+
 #[async_trait]
 impl Plan for Registry {
     fn wants(&self, hook: Hook, facts: &Facts<'_>) -> bool {
@@ -155,8 +159,8 @@ impl Plan for Registry {
             if !passes || skip.contains(plugin.id()) {
                 continue;
             }
-            let call = call.get_or_insert_with(|| call_of(scope));
-            let told = Arc::new(convert::tell_draft(&mut draft));
+            let call = call.get_or_insert_with(|| call_about_message(scope));
+            let told = Arc::new(convert::tell_draft(&mut draft, &scope.call().actor.user));
             let answer = step(plugin, scope, call, calls::BeforeMessage(told.clone())).await?;
             convert::restore_draft(&mut draft, Arc::unwrap_or_clone(told));
             let Some((decided, written)) = answer else { continue };
@@ -260,7 +264,10 @@ impl Plan for Registry {
         let hook = event.hook();
         let plugin = self.with_hook(plugin, hook).ok_or_else(|| gone(plugin, hook))?;
         match event.clone() {
-            After::Message { op, message } => tell(plugin, scope, calls::AfterMessage(convert::message(message, op))).await,
+            After::Message { op, message } => {
+                let message = convert::message_after(message, op, &scope.call().actor.user);
+                tell_by(plugin, scope, &call_about_message(scope), calls::AfterMessage(message)).await
+            }
             After::Conversation { op, conversation } => {
                 tell(
                     plugin,
@@ -382,8 +389,17 @@ impl Registry {
 
 /// A call that is done or to be tried again.
 async fn tell<H: Handler<Answer = Result<(), String>>>(plugin: &Arc<Plugin>, scope: &dyn Scope, handler: H) -> Result<(), HookError> {
+    tell_by(plugin, scope, &call_of(scope), handler).await
+}
+
+async fn tell_by<H: Handler<Answer = Result<(), String>>>(
+    plugin: &Arc<Plugin>,
+    scope: &dyn Scope,
+    call: &Arc<wit::Call>,
+    handler: H,
+) -> Result<(), HookError> {
     let hook = handler.hook();
-    match plugin.call(scope, &call_of(scope), handler).await {
+    match plugin.call(scope, call, handler).await {
         Ok((Ok(()), written)) => {
             written.keep();
             Ok(())

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Instant;
+use std::{fs, path::Path, time::Instant};
 
 use haggle_engine::ports::Hooks;
 use support::*;
@@ -42,5 +42,18 @@ async fn a_call_costs_microseconds() {
     let reads = decides(KV_GET, "(data (i32.const 16) \"k\")", &get);
     let (_bench, host) = Bench::with("cost-read", &format!("[grants]\nkv = true\n{limits}"), &reads).await;
     measure(&host, "continue after one read of kv").await;
+    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/bench-plugins/bench-hook/bench-hook.wasm");
+    let bench = Bench::new();
+    bench.put(
+        "cost-hook",
+        &format!("[grants]\nlog = true\n{limits}"),
+        &fs::read(built).unwrap_or_default(),
+    );
+    let host = bench.start().await;
+    if host.list().iter().all(|plugin| plugin.active) {
+        measure(&host, "the hook of workload W4").await;
+    } else {
+        println!("the hook of workload W4 is left out: build it with `cargo xtask plugins bench/hook-plugin`");
+    }
     assert!(allow - base < CALL_NS_MAX);
 }

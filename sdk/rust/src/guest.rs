@@ -158,7 +158,21 @@ where
     E::Plugin: hooks::BeforeMessage,
 {
     fn handle(call: wit::Call, draft: wit::Draft) -> wit::Decision {
-        E::with(|plugin| hooks::BeforeMessage::before_message(plugin, &call.into(), draft.into())).into()
+        let mut call = Call::from(call);
+        call.conversation_id = Some(draft.conversation_id.clone());
+        let draft = Draft {
+            sender_id: draft.sender_id.unwrap_or_else(|| call.actor.clone()),
+            op: draft.op.into(),
+            target: draft.target,
+            conversation_id: draft.conversation_id,
+            kind: kind(draft.kind),
+            content: draft.content,
+            metadata: draft.metadata,
+            reply_to: draft.reply_to,
+            forwarded_from: draft.forwarded_from,
+            client_message_id: draft.client_message_id,
+        };
+        E::with(|plugin| hooks::BeforeMessage::before_message(plugin, &call, draft)).into()
     }
 }
 
@@ -167,7 +181,13 @@ where
     E::Plugin: hooks::AfterMessage,
 {
     fn handle(call: wit::Call, message: wit::Message) -> Result<(), String> {
-        reason(E::with(|plugin| hooks::AfterMessage::after_message(plugin, &call.into(), message.into())))
+        let (mut call, is_actors) = (Call::from(call), message.draft.sender_id.is_none());
+        let mut message = Message::from(message);
+        call.conversation_id = Some(message.conversation_id.clone());
+        if is_actors {
+            message.sender_id.clone_from(&call.actor);
+        }
+        reason(E::with(|plugin| hooks::AfterMessage::after_message(plugin, &call, message)))
     }
 }
 
@@ -460,10 +480,13 @@ impl From<wit::ParticipantOp> for ParticipantOp {
     }
 }
 
+/// What the contract leaves out.
+const KIND_TEXT: &str = "text";
+
 impl From<wit::Call> for Call {
     fn from(call: wit::Call) -> Call {
         Call {
-            reference: call.ref_,
+            reference: reference(call.ref_),
             actor: call.actor,
             roles: call.roles.unwrap_or_default(),
             session: call.session.unwrap_or_default(),
@@ -477,21 +500,23 @@ impl From<wit::Call> for Call {
     }
 }
 
-impl From<wit::Draft> for Draft {
-    fn from(draft: wit::Draft) -> Draft {
-        Draft {
-            op: draft.op.into(),
-            target: draft.target,
-            conversation_id: draft.conversation_id,
-            sender_id: draft.sender_id,
-            kind: draft.kind,
-            content: draft.content,
-            metadata: draft.metadata,
-            reply_to: draft.reply_to,
-            forwarded_from: draft.forwarded_from,
-            client_message_id: draft.client_message_id,
+/// Its 32 hex digits.
+fn reference(id: wit::CommandId) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (half, digits) in [id.high, id.low].into_iter().zip(text.chunks_exact_mut(16)) {
+        let mut left = half;
+        for digit in digits.iter_mut().rev() {
+            *digit = DIGITS[(left & 15) as usize];
+            left >>= 4;
         }
     }
+    str::from_utf8(&text).expect("digits are ASCII").to_owned()
+}
+
+/// None is the kind of most.
+fn kind(told: Option<String>) -> String {
+    told.unwrap_or_else(|| KIND_TEXT.to_owned())
 }
 
 impl From<Draft> for wit::Draft {
@@ -500,8 +525,8 @@ impl From<Draft> for wit::Draft {
             op: draft.op.into(),
             target: draft.target,
             conversation_id: draft.conversation_id,
-            sender_id: draft.sender_id,
-            kind: draft.kind,
+            sender_id: Some(draft.sender_id).filter(|sender| !sender.is_empty()),
+            kind: Some(draft.kind).filter(|kind| kind != KIND_TEXT),
             content: draft.content,
             metadata: draft.metadata,
             reply_to: draft.reply_to,
@@ -514,7 +539,7 @@ impl From<Draft> for wit::Draft {
 impl From<Draft> for wit::Rewrite {
     fn from(draft: Draft) -> wit::Rewrite {
         wit::Rewrite {
-            kind: draft.kind,
+            kind: Some(draft.kind).filter(|kind| kind != KIND_TEXT),
             content: draft.content,
             metadata: draft.metadata,
             reply_to: draft.reply_to,
@@ -530,15 +555,15 @@ impl From<wit::Message> for Message {
             seq: message.seq,
             rev: message.rev,
             n: message.n,
-            reference: message.ref_,
+            reference: message.ref_.map(reference).unwrap_or_default(),
             created_at_ms: message.created_at_ms,
             edited_at_ms: message.edited_at_ms,
             deleted_at_ms: message.deleted_at_ms,
             reactions: message.reactions,
             op: message.draft.op.into(),
             conversation_id: message.draft.conversation_id,
-            sender_id: message.draft.sender_id,
-            kind: message.draft.kind,
+            sender_id: message.draft.sender_id.unwrap_or_default(),
+            kind: kind(message.draft.kind),
             content: message.draft.content,
             metadata: message.draft.metadata,
             reply_to: message.draft.reply_to,

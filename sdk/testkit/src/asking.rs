@@ -102,7 +102,7 @@ impl Host for Asking {
     }
 
     fn message_send(&self, draft: &Draft) -> Answer<String> {
-        now(self.calls.send(convert::guest_message(draft)?))
+        now(self.calls.send(convert::guest_message(draft)?).map(|id| id.to_string()))
     }
     fn message_edit(&self, message: &str, content: Option<&str>, metadata: Option<&str>) -> Answer<()> {
         json_object("metadata", metadata)?;

@@ -4,8 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use async_trait::async_trait;
 use haggle_model::{
-    Address, Content, ConversationId, ConversationUpdate, ErrorCode, Event, KvChange, MessageId, Millis, Notification, Outgoing, OutgoingItem,
-    PluginId, Role, Seq, TimerChange, UserId,
+    Address, CommandId, Content, ConversationId, ConversationUpdate, ErrorCode, Event, KvChange, MessageId, Millis, Notification, Outgoing,
+    OutgoingItem, PluginId, Role, Seq, TimerChange, UserId,
 };
 use haggle_store::{ConversationRow, MemberRow, MessageRow, Page, StoreError, UserRow};
 use parking_lot::Mutex;
@@ -319,7 +319,7 @@ impl HostCalls for Guest {
         Ok(())
     }
 
-    fn send(&self, message: GuestMessage) -> Result<String, HostError> {
+    fn send(&self, message: GuestMessage) -> Result<CommandId, HostError> {
         let limits = &self.shared.engine.limits;
         pipeline::check_kind(&message.kind).map_err(broken)?;
         pipeline::check_text(&self.shared.engine, Some(&message.text), message.metadata.as_deref()).map_err(broken)?;
@@ -361,7 +361,7 @@ impl HostCalls for Guest {
                 bytes,
             )?;
         }
-        Ok(command.to_string())
+        Ok(command)
     }
 
     async fn edit(&self, id: MessageId, text: Option<String>, metadata: Option<String>) -> Result<(), HostError> {

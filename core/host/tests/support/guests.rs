@@ -10,21 +10,21 @@ use wit_parser::Resolve;
 /// Every guest has these: memory, an allocator that starts afresh with each call, and helpers.
 ///
 /// Layout of the arguments of `before-message`, which is handed one pointer: first `call`, then `draft`. In the canonical ABI a
-/// text or list is 8 bytes (pointer, length), an option of one 12 (a byte, then from offset 4 the value), an enum a byte; all but the byte
-/// stand at multiples of 4, a u64 at one of 8. So `call` is
+/// text or list is 8 bytes (pointer, length), an option of one 12 (a byte, then from offset 4 the value), an enum a byte, the ref two u64;
+/// all but the byte stand at multiples of 4, a u64 at one of 8. So `call` is
 ///
 /// | ref | actor | roles | session | transport | dialect | trace-id | now-ms | conversation-id | origin | end |
 /// | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-/// | 0 | 8 | 16 | 28 | 40 | 44 | 56 | 72 | 80 | 92 | 104 |
+/// | 0 | 16 | 24 | 36 | 48 | 52 | 64 | 80 | 88 | 100 | 112 |
 ///
-/// and `draft`, which begins at 104,
+/// and `draft`, which begins at 112,
 ///
 /// | op | target | conversation-id | sender-id | kind | content | metadata | reply-to | forwarded-from | client-message-id | end |
 /// | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
-/// | 0 | 4 | 16 | 24 | 32 | 40 | 48 | 60 | 72 | 84 | 96 |
+/// | 0 | 4 | 16 | 24 | 36 | 48 | 56 | 68 | 80 | 92 | 104 |
 ///
 /// A decision is a byte (0 continue, 1 replace, 2 reject) and, from offset 4, the rewrite or the rejection. A rewrite is laid out as the
-/// draft from `kind` to `forwarded-from`: 52 bytes, the content at 8.
+/// draft from `kind` to `forwarded-from`: 56 bytes, the content at 12.
 const PRELUDE: &str = r#"
     (memory (export "memory") 2)
     (global $next (mut i32) (i32.const 65536))
@@ -82,8 +82,8 @@ pub fn replaces(text: &str) -> Vec<u8> {
 pub fn replace(len: usize) -> String {
     format!(
         "(i32.store8 (i32.const 512) (i32.const 1))
-         (memory.copy (i32.const 516) (i32.add (local.get $args) (i32.const 136)) (i32.const 52))
-         (i32.store (i32.const 524) (i32.const 16)) (i32.store (i32.const 528) (i32.const {len}))
+         (memory.copy (i32.const 516) (i32.add (local.get $args) (i32.const 148)) (i32.const 56))
+         (i32.store (i32.const 528) (i32.const 16)) (i32.store (i32.const 532) (i32.const {len}))
          (i32.const 512)"
     )
 }

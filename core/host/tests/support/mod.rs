@@ -247,7 +247,7 @@ impl HostCalls for FakeGuest {
     fn global_release(&self, _: Vec<String>) -> Result<(), HostError> {
         not_here()
     }
-    fn send(&self, _: GuestMessage) -> Result<String, HostError> {
+    fn send(&self, _: GuestMessage) -> Result<CommandId, HostError> {
         not_here()
     }
     async fn edit(&self, _: MessageId, _: Option<String>, _: Option<String>) -> Result<(), HostError> {

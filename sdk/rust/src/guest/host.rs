@@ -115,7 +115,7 @@ pub fn global_release(keys: &[String]) -> Answer<()> {
 
 pub fn message_send(draft: &Draft) -> Answer<String> {
     named!("plugin_macro_must_name_the_capability_messages");
-    Ok(imports::messages::send(&draft.clone().into())?)
+    Ok(super::reference(imports::messages::send(&draft.clone().into())?))
 }
 
 pub fn message_edit(id: &str, content: Option<&str>, metadata: Option<&str>) -> Answer<()> {
