@@ -100,7 +100,7 @@ impl Context<'_> {
         }
         let transaction = Box::new(transaction); // now: the future would carry all of it
         async move {
-            match self.scope.get() {
+            match self.scope.get().filter(|scope| scope.has_writes()) {
                 Some(scope) => Decided::write(Box::pin(scope.join(self.plan, *transaction)).await?),
                 None => Ok(Decided::Write(transaction)),
             }
