@@ -222,16 +222,8 @@ async fn digests_in_manifests_are_kept() {
 async fn configuration_reaches_the_plugin() {
     // Replaces the text by the value of `text`.
     let imports = r#"(import "haggle:plugin/config@0.1.0" "get" (func $config (param i32 i32 i32)))"#;
-    let decide = format!("(call $config (i32.const 16) (i32.const 4) (i32.const 256)) {}", replace(0));
-    let decide = decide
-        .replace(
-            "(i32.store (i32.const 524) (i32.const 16))",
-            "(i32.store (i32.const 524) (i32.load (i32.const 260)))",
-        )
-        .replace(
-            "(i32.store (i32.const 528) (i32.const 0))",
-            "(i32.store (i32.const 528) (i32.load (i32.const 264)))",
-        );
+    let replace = replace_by("(i32.load (i32.const 260))", "(i32.load (i32.const 264))");
+    let decide = format!("(call $config (i32.const 16) (i32.const 4) (i32.const 256)) {replace}");
     let wasm = decides(imports, "(data (i32.const 16) \"text\")", &decide);
     let rest = "[grants]\nconfig = true\n[config]\ntext = \"from the manifest\"";
     let (bench, host) = Bench::with("configured", rest, &wasm).await;

@@ -80,10 +80,15 @@ pub fn replaces(text: &str) -> Vec<u8> {
 
 /// The rewrite that changes nothing, copied from the draft; then the text at 16 put into it.
 pub fn replace(len: usize) -> String {
+    replace_by("(i32.const 16)", &format!("(i32.const {len})"))
+}
+
+/// The same with a text at any place, of any length.
+pub fn replace_by(at: &str, len: &str) -> String {
     format!(
         "(i32.store8 (i32.const 512) (i32.const 1))
          (memory.copy (i32.const 516) (i32.add (local.get $args) (i32.const 148)) (i32.const 56))
-         (i32.store (i32.const 528) (i32.const 16)) (i32.store (i32.const 532) (i32.const {len}))
+         (i32.store (i32.const 528) {at}) (i32.store (i32.const 532) {len})
          (i32.const 512)"
     )
 }
