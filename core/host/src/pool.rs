@@ -66,25 +66,28 @@ impl Pool {
         }
     }
 
-    /// The right to run one call, with a warm instance if there is one. Waits for it to the deadline at most.
-    pub(crate) async fn lease(self: &Arc<Self>, share: Share, deadline: Instant) -> Result<Lease, CallError> {
-        let taken = match self.shares.take_free(share) {
-            Some(taken) => taken,
-            None => self.wait_for(share, deadline).await?,
+    /// The right to run one call, with a warm instance if there is one. Waits for it from `now` to the deadline at most.
+    pub(crate) async fn lease(self: &Arc<Self>, share: Share, now: Instant, deadline: Instant) -> Result<Lease, CallError> {
+        let (taken, since) = match self.shares.take_free(share) {
+            Some(taken) => (taken, now),
+            // Rare; every call would carry its future along.
+            None => Box::pin(self.wait_for(share, deadline)).await?,
         };
         let warm = self.idle.lock().pop();
         Ok(Lease {
             pool: self.clone(),
             warm,
+            since,
             _taken: taken,
         })
     }
 
-    async fn wait_for(&self, share: Share, deadline: Instant) -> Result<Taken, CallError> {
+    async fn wait_for(&self, share: Share, deadline: Instant) -> Result<(Taken, Instant), CallError> {
         let since = Instant::now();
         let taken = tokio::time::timeout_at(deadline.into(), self.shares.take(share)).await;
-        self.profile.meters.pool_wait.record(since.elapsed().as_secs_f64());
-        taken.map_err(|_| {
+        let now = Instant::now();
+        self.profile.meters.pool_wait.record((now - since).as_secs_f64());
+        taken.map(|taken| (taken, now)).map_err(|_| {
             let count = self.shares.count(share);
             let text = format!("all {count} instances for it were busy until the deadline (limits.max_instances)");
             CallError::new(Kind::Overloaded, text)
@@ -167,16 +170,22 @@ impl Pool {
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     warm: Option<Box<Warm>>,
+    since: Instant,
     /// Given back last: the instance is gone before the next caller asks for memory.
     _taken: Taken,
 }
 
 impl Lease {
+    /// When it was had.
+    pub(crate) fn since(&self) -> Instant {
+        self.since
+    }
+
     /// The instance, made if there is none.
     pub(crate) async fn instance(&mut self, deadline: Instant) -> Result<&mut Warm, CallError> {
         if self.warm.is_none() {
             let cpu = Duration::from_millis(u64::from(self.pool.profile.host.init_ms_max));
-            self.warm = Some(self.pool.instantiate(deadline, cpu).await?);
+            self.warm = Some(Box::pin(self.pool.instantiate(deadline, cpu)).await?); // rare, as above
         }
         Ok(self.warm.as_mut().expect("there is one now"))
     }
