@@ -51,7 +51,7 @@ fn outcome(outcome: &Outcome) -> client::Outcome {
 }
 
 fn message(row: MessageRow) -> wit::Message {
-    convert::message(row, Op::Send)
+    convert::message(row)
 }
 
 fn view(view: ClientView) -> client::View {

@@ -143,7 +143,7 @@ fn op(op: Op) -> wit::Op {
     }
 }
 
-/// The kind of a message of which nothing else is said.
+/// The kind that the contract leaves out.
 const KIND_TEXT: &str = "text";
 
 /// A draft of `actor`'s as it is told to a handler. Its texts move there, so that none is copied for the one who only looks at
@@ -183,7 +183,6 @@ pub(crate) struct Rewritten {
     forwarded_from: Option<MessageId>,
 }
 
-/// None is the kind of most.
 fn kind(told: Option<String>) -> String {
     told.unwrap_or_else(|| KIND_TEXT.to_owned())
 }
@@ -272,17 +271,13 @@ pub(crate) fn reaction(change: &ports::ReactionChange) -> wit::Reaction {
     }
 }
 
-/// A stored message; `happened` is what has just happened to it (for a read: `send`).
-pub(crate) fn message(row: MessageRow, happened: Op) -> wit::Message {
-    message_told(row, happened, None)
+/// A stored message that is read.
+pub(crate) fn message(row: MessageRow) -> wit::Message {
+    message_after(row, Op::Send, None)
 }
 
-/// The same for a handler whose call says that `actor` acts.
-pub(crate) fn message_after(row: MessageRow, happened: Op, actor: &UserId) -> wit::Message {
-    message_told(row, happened, Some(actor))
-}
-
-fn message_told(row: MessageRow, happened: Op, actor: Option<&UserId>) -> wit::Message {
+/// A stored message to which something has just happened. For a handler whose call names the actor, a sender who is that is left out.
+pub(crate) fn message_after(row: MessageRow, happened: Op, actor: Option<&UserId>) -> wit::Message {
     let content = row.content;
     wit::Message {
         id: row.id.to_string(),
@@ -389,6 +384,7 @@ pub(crate) fn guest_message(draft: wit::Draft) -> Result<GuestMessage, HostError
     let kind = kind(draft.kind);
     Ok(GuestMessage {
         conversation: id("conversation-id", &draft.conversation_id)?,
+        // Nobody's name is the server's own.
         sender: draft.sender_id.filter(|sender| !sender.is_empty()).map(|sender| sender.as_str().into()),
         countable: kind != "system",
         kind,
@@ -561,6 +557,17 @@ mod tests {
         };
         let told = tell_draft(&mut offer, &"admin".into());
         assert_eq!((told.sender_id.as_deref(), told.kind.as_deref()), (Some("ann"), Some("offer")));
+    }
+
+    #[test]
+    fn a_message_without_a_sender_is_the_plugins_own() {
+        let sender_of = |sender_id: Option<&str>| {
+            let mut draft = tell_draft(&mut a_draft(), &"ann".into());
+            (draft.client_message_id, draft.sender_id) = (None, sender_id.map(str::to_owned));
+            guest_message(draft).unwrap().sender
+        };
+        assert_eq!((sender_of(None), sender_of(Some(""))), (None, None));
+        assert_eq!(sender_of(Some("bob")), Some("bob".into()));
     }
 
     #[test]

@@ -66,12 +66,12 @@ impl Pool {
         }
     }
 
-    /// The right to run one call, with a warm instance if there is one. Waits for it from `now` to the deadline at most.
-    pub(crate) async fn lease(self: &Arc<Self>, share: Share, now: Instant, deadline: Instant) -> Result<Lease, CallError> {
+    /// The right to run one call, with a warm instance if there is one. Waits for it to the deadline at most; the caller `asked` just now.
+    pub(crate) async fn lease(self: &Arc<Self>, share: Share, asked: Instant, deadline: Instant) -> Result<Lease, CallError> {
         let (taken, since) = match self.shares.take_free(share) {
-            Some(taken) => (taken, now),
+            Some(taken) => (taken, asked),
             // Rare; every call would carry its future along.
-            None => Box::pin(self.wait_for(share, deadline)).await?,
+            None => Box::pin(self.wait_for(share, asked, deadline)).await?,
         };
         let warm = self.idle.lock().pop();
         Ok(Lease {
@@ -82,11 +82,10 @@ impl Pool {
         })
     }
 
-    async fn wait_for(&self, share: Share, deadline: Instant) -> Result<(Taken, Instant), CallError> {
-        let since = Instant::now();
+    async fn wait_for(&self, share: Share, asked: Instant, deadline: Instant) -> Result<(Taken, Instant), CallError> {
         let taken = tokio::time::timeout_at(deadline.into(), self.shares.take(share)).await;
         let now = Instant::now();
-        self.profile.meters.pool_wait.record((now - since).as_secs_f64());
+        self.profile.meters.pool_wait.record((now - asked).as_secs_f64());
         taken.map(|taken| (taken, now)).map_err(|_| {
             let count = self.shares.count(share);
             let text = format!("all {count} instances for it were busy until the deadline (limits.max_instances)");
@@ -176,7 +175,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// When it was had.
+    /// From when its call is timed: when it was asked for, or, after a wait, when it was had.
     pub(crate) fn since(&self) -> Instant {
         self.since
     }

@@ -135,10 +135,6 @@ fn call_of(scope: &dyn Scope) -> Arc<wit::Call> {
     Arc::new(convert::call(scope.call()))
 }
 
-fn call_about_message(scope: &dyn Scope) -> Arc<wit::Call> {
-    Arc::new(convert::call_about_message(scope.call()))
-}
-
 #[async_trait]
 impl Plan for Registry {
     fn wants(&self, hook: Hook, facts: &Facts<'_>) -> bool {
@@ -159,7 +155,7 @@ impl Plan for Registry {
             if !passes || skip.contains(plugin.id()) {
                 continue;
             }
-            let call = call.get_or_insert_with(|| call_about_message(scope));
+            let call = call.get_or_insert_with(|| Arc::new(convert::call_about_message(scope.call())));
             let told = Arc::new(convert::tell_draft(&mut draft, &scope.call().actor.user));
             let answer = step(plugin, scope, call, calls::BeforeMessage(told.clone())).await?;
             convert::restore_draft(&mut draft, Arc::unwrap_or_clone(told));
@@ -265,8 +261,9 @@ impl Plan for Registry {
         let plugin = self.with_hook(plugin, hook).ok_or_else(|| gone(plugin, hook))?;
         match event.clone() {
             After::Message { op, message } => {
-                let message = convert::message_after(message, op, &scope.call().actor.user);
-                tell_by(plugin, scope, &call_about_message(scope), calls::AfterMessage(message)).await
+                let message = convert::message_after(message, op, Some(&scope.call().actor.user));
+                let call = Arc::new(convert::call_about_message(scope.call()));
+                tell_by(plugin, scope, &call, calls::AfterMessage(message)).await
             }
             After::Conversation { op, conversation } => {
                 tell(

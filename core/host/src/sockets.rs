@@ -265,7 +265,7 @@ fn core_event(event: CoreEvent) -> namespace::CoreEvent {
         actor_name: event.actor_name,
         conversation: event.conversation.map(convert::conversation),
         recipients: event.recipients.iter().take(RECIPIENTS_MAX).map(ToString::to_string).collect(),
-        message: event.message.map(|(op, row)| convert::message(row, op)),
+        message: event.message.map(|(op, row)| convert::message_after(row, op, None)),
         reaction: event.reaction.as_ref().map(convert::reaction),
         participant: event.participant.as_ref().map(convert::participant_change),
         on: event.on,

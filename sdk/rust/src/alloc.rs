@@ -15,7 +15,7 @@ const LISTS: usize = BLOCK_BYTES_MAX / STEP_BYTES;
 /// An empty list is filled with so much.
 const REFILL_BYTES: usize = 2048;
 
-/// Lists of free blocks, one for each size. A block that was freed stays in its list.
+/// Lists of free blocks, one for each size. A block that was freed stays in its list: it serves no other size any more.
 pub(crate) struct Lists(UnsafeCell<[*mut Free; LISTS]>);
 
 /// What stands in a free block: where the next one is.
@@ -38,7 +38,7 @@ impl Lists {
     )]
     fn list(&self, layout: Layout) -> Option<&mut *mut Free> {
         let is_short = layout.size() <= BLOCK_BYTES_MAX && layout.align() <= STEP_BYTES;
-        // SAFETY: see above; no value has size 0, so the index is below LISTS.
+        // SAFETY: see above. Callers of an allocator never ask for size 0, so the index is below LISTS.
         is_short.then(|| unsafe { &mut (*self.0.get())[(layout.size() - 1) / STEP_BYTES] })
     }
 }

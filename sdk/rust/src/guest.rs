@@ -7,8 +7,8 @@ use crate::{
     Failure, Plugin, Rejection, hooks,
     sockets::{Args, Audience, CoreEvent, Emit, Handshake, SocketEvent, Target},
     types::{
-        Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse, Message,
-        Op, ParticipantChange, ParticipantOp, Reaction, Reader, Receipt, StoredNotification, Transport, Verdict,
+        Call, Connection, Conversation, ConversationDecision, ConversationDraft, ConversationOp, Decision, Draft, HttpRequest, HttpResponse,
+        KIND_TEXT, Message, Op, ParticipantChange, ParticipantOp, Reaction, Reader, Receipt, StoredNotification, Transport, Verdict,
     },
 };
 
@@ -157,22 +157,9 @@ impl<E: Exported> before_message::exports::haggle::plugin::before_message::Guest
 where
     E::Plugin: hooks::BeforeMessage,
 {
-    fn handle(call: wit::Call, draft: wit::Draft) -> wit::Decision {
-        let mut call = Call::from(call);
-        call.conversation_id = Some(draft.conversation_id.clone());
-        let draft = Draft {
-            sender_id: draft.sender_id.unwrap_or_else(|| call.actor.clone()),
-            op: draft.op.into(),
-            target: draft.target,
-            conversation_id: draft.conversation_id,
-            kind: kind(draft.kind),
-            content: draft.content,
-            metadata: draft.metadata,
-            reply_to: draft.reply_to,
-            forwarded_from: draft.forwarded_from,
-            client_message_id: draft.client_message_id,
-        };
-        E::with(|plugin| hooks::BeforeMessage::before_message(plugin, &call, draft)).into()
+    fn handle(call: wit::Call, mut draft: wit::Draft) -> wit::Decision {
+        let call = call_about(call, &mut draft);
+        E::with(|plugin| hooks::BeforeMessage::before_message(plugin, &call, draft.into())).into()
     }
 }
 
@@ -180,14 +167,9 @@ impl<E: Exported> after_message::exports::haggle::plugin::after_message::Guest f
 where
     E::Plugin: hooks::AfterMessage,
 {
-    fn handle(call: wit::Call, message: wit::Message) -> Result<(), String> {
-        let (mut call, is_actors) = (Call::from(call), message.draft.sender_id.is_none());
-        let mut message = Message::from(message);
-        call.conversation_id = Some(message.conversation_id.clone());
-        if is_actors {
-            message.sender_id.clone_from(&call.actor);
-        }
-        reason(E::with(|plugin| hooks::AfterMessage::after_message(plugin, &call, message)))
+    fn handle(call: wit::Call, mut message: wit::Message) -> Result<(), String> {
+        let call = call_about(call, &mut message.draft);
+        reason(E::with(|plugin| hooks::AfterMessage::after_message(plugin, &call, message.into())))
     }
 }
 
@@ -480,9 +462,6 @@ impl From<wit::ParticipantOp> for ParticipantOp {
     }
 }
 
-/// What the contract leaves out.
-const KIND_TEXT: &str = "text";
-
 impl From<wit::Call> for Call {
     fn from(call: wit::Call) -> Call {
         Call {
@@ -514,9 +493,37 @@ fn reference(id: wit::CommandId) -> String {
     str::from_utf8(&text).expect("digits are ASCII").to_owned()
 }
 
-/// None is the kind of most.
 fn kind(told: Option<String>) -> String {
     told.unwrap_or_else(|| KIND_TEXT.to_owned())
+}
+
+fn told_kind(kind: String) -> Option<String> {
+    Some(kind).filter(|kind| kind != KIND_TEXT)
+}
+
+/// The call of a hook on messages, with what its draft and it need not say twice: whose the draft is, and where it is.
+fn call_about(call: wit::Call, draft: &mut wit::Draft) -> Call {
+    let mut call = Call::from(call);
+    call.conversation_id = Some(draft.conversation_id.clone());
+    draft.sender_id.get_or_insert_with(|| call.actor.clone());
+    call
+}
+
+impl From<wit::Draft> for Draft {
+    fn from(draft: wit::Draft) -> Draft {
+        Draft {
+            op: draft.op.into(),
+            target: draft.target,
+            conversation_id: draft.conversation_id,
+            sender_id: draft.sender_id.unwrap_or_default(),
+            kind: kind(draft.kind),
+            content: draft.content,
+            metadata: draft.metadata,
+            reply_to: draft.reply_to,
+            forwarded_from: draft.forwarded_from,
+            client_message_id: draft.client_message_id,
+        }
+    }
 }
 
 impl From<Draft> for wit::Draft {
@@ -526,7 +533,7 @@ impl From<Draft> for wit::Draft {
             target: draft.target,
             conversation_id: draft.conversation_id,
             sender_id: Some(draft.sender_id).filter(|sender| !sender.is_empty()),
-            kind: Some(draft.kind).filter(|kind| kind != KIND_TEXT),
+            kind: told_kind(draft.kind),
             content: draft.content,
             metadata: draft.metadata,
             reply_to: draft.reply_to,
@@ -539,7 +546,7 @@ impl From<Draft> for wit::Draft {
 impl From<Draft> for wit::Rewrite {
     fn from(draft: Draft) -> wit::Rewrite {
         wit::Rewrite {
-            kind: Some(draft.kind).filter(|kind| kind != KIND_TEXT),
+            kind: told_kind(draft.kind),
             content: draft.content,
             metadata: draft.metadata,
             reply_to: draft.reply_to,

@@ -61,7 +61,7 @@
 // Lets the macro's paths resolve inside this crate as well (documentation tests, the capability list).
 extern crate self as haggle_sdk;
 
-#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator")))]
+#[cfg(any(test, all(target_arch = "wasm32", feature = "allocator", not(target_feature = "atomics"))))]
 mod alloc;
 mod caps;
 mod error;
@@ -77,7 +77,7 @@ pub mod types;
 #[allow(missing_docs, reason = "generated from the contract, and glue that only the macro names")]
 pub mod guest;
 
-#[cfg(all(target_arch = "wasm32", feature = "allocator"))]
+#[cfg(all(target_arch = "wasm32", feature = "allocator", not(target_feature = "atomics")))]
 #[global_allocator]
 static ALLOCATOR: alloc::Lists = alloc::Lists::new();
 

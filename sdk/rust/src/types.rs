@@ -103,6 +103,9 @@ impl Op {
     }
 }
 
+/// The kind of most messages, which the contract leaves out.
+pub(crate) const KIND_TEXT: &str = "text";
+
 /// A message before it is stored. Edits and deletes name their `target`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Draft {
@@ -141,7 +144,7 @@ impl Draft {
 
     /// A new message of kind `text`.
     pub fn text(conversation_id: impl Into<String>, content: impl Into<String>) -> Draft {
-        Draft::new(conversation_id, "text", content)
+        Draft::new(conversation_id, KIND_TEXT, content)
     }
 
     /// The same draft with this metadata, which must serialize to a JSON object.

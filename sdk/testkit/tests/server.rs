@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use haggle_plugin_booking_requests::BookingRequests;
+use haggle_plugin_marketplace_notifications::MarketplaceNotifications;
 use haggle_plugin_service_offers::ServiceOffers;
 use haggle_sdk::prelude::*;
 use haggle_sdk::serde_json::{Value, json};
@@ -109,6 +110,34 @@ fn a_namespace_natively() {
 fn a_namespace_as_a_component() {
     if let Some(folders) = components(&["../example-plugins/socketio-echo"]) {
         echoes(&TestServer::wasm(&folders));
+    }
+}
+
+/// An after-hook knows whose message it is, and where, both ways: a component is not told what its call says already.
+fn a_message_is_told_of(server: &TestServer) {
+    server.user("ann", "Ann", &json!({}));
+    let conversation = server.direct("ann", "bob");
+    let id = server.send("ann", Draft::text(&conversation, "hello")).unwrap();
+    server.settle();
+    let told = server.notifications("bob");
+    let (told, _) = told.iter().find(|(told, _)| told.topic == "MESSAGE_RECEIVED").expect("a notification");
+    assert_eq!(told.title, "New message from Ann");
+    let data: Value = haggle_sdk::serde_json::from_str(told.data.as_deref().unwrap()).unwrap();
+    assert_eq!((&data["senderId"], &data["conversationId"]), (&json!("ann"), &json!(conversation)));
+    assert_eq!(data["messageId"], json!(id));
+    assert_eq!(server.failed(), []);
+}
+
+#[test]
+fn notifications_natively() {
+    let manifest = include_str!("../../../plugins/marketplace-notifications/plugin.toml");
+    a_message_is_told_of(&TestServer::native::<MarketplaceNotifications>(manifest));
+}
+
+#[test]
+fn notifications_as_a_component() {
+    if let Some(folders) = components(&["marketplace-notifications"]) {
+        a_message_is_told_of(&TestServer::wasm(&folders));
     }
 }
 
