@@ -280,7 +280,7 @@ impl messages::Host for State {
             Ok(id) => self.wait(guest.message(id)).await?,
             Err(error) => Err(error),
         };
-        let answer = answer.map(|row| row.map(|row| convert::message(row)));
+        let answer = answer.map(|row| row.map(convert::message));
         self.carried(HostFn::MessagesGet, answer, |message| message.as_ref().map_or(0, message_bytes))
     }
 
@@ -290,7 +290,7 @@ impl messages::Host for State {
             Ok(id) => self.wait(guest.messages(id, before, limit.min(LIST_MAX) as usize)).await?,
             Err(error) => Err(error),
         };
-        let answer = answer.map(|rows| rows.into_iter().map(|row| convert::message(row)).collect::<Vec<_>>());
+        let answer = answer.map(|rows| rows.into_iter().map(convert::message).collect::<Vec<_>>());
         self.carried(HostFn::MessagesList, answer, |messages| messages.iter().map(message_bytes).sum())
     }
 

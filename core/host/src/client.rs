@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use haggle_engine::{
     Command, NewConversation, NewMessage, Outcome, Refusal, To,
-    ports::{ClientCalls, ClientView, HostCalls, HostError, Op},
+    ports::{ClientCalls, ClientView, HostCalls, HostError},
 };
 use haggle_model::{ConversationId, ConversationUpdate, ErrorCode, MessageId, UserId};
 use haggle_store::MessageRow;
