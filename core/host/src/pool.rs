@@ -131,7 +131,12 @@ impl Pool {
 
     async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<Result<Guests, String>> {
         let instance = self.pre.instantiate_async(&mut *store).await?;
-        let guests = self.indices.load(&mut *store, &instance)?;
+        let guests = self.indices.load(&mut *store, &instance).map_err(|error| {
+            let cause = error.root_cause();
+            wasmtime::Error::msg(format!(
+                "its types are not this server's: build it again with the SDK of this release ({cause})"
+            ))
+        })?;
         let init = match &guests.lifecycle {
             Some(lifecycle) => lifecycle.call_init(&mut *store, &self.config).await?,
             None => Ok(()),

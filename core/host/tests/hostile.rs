@@ -394,7 +394,7 @@ async fn another_shape_of_the_same_version_is_refused() {
         "other-shape",
         "",
         &guest_of(&contract, "0.1.0", "", &["before-message"], body),
-        "expected variant of 3 cases",
+        "build it again with the SDK of this release (expected variant of 3 cases",
     )
     .await;
 }
