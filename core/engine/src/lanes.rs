@@ -126,8 +126,8 @@ impl Recent {
 enum Committed {
     /// Answers and publishes what is durable now; `ticket` is that of its last.
     Group { staged: Vec<Staged>, ticket: u64 },
-    /// Publishes what an append wrote although it failed.
-    Found { after: Pos, ticket: u64 },
+    /// Publishes what an append wrote although it failed: the entries after `after` up to `end`.
+    Found { after: Pos, end: Pos, ticket: u64 },
 }
 
 /// One shard's writer.
@@ -477,7 +477,8 @@ impl Writer {
             (recent.end, recent.outgoing) = (self.tail.pos, self.tail.pos);
         }
         let ticket = self.lane.committed();
-        self.publish(Committed::Found { after: was, ticket });
+        let end = self.tail.pos;
+        self.publish(Committed::Found { after: was, end, ticket });
     }
 
     /// Reopens the log and writes one entry that says nothing.
@@ -514,8 +515,8 @@ async fn publish_all(lane: Arc<Lane>, engine: Weak<Inner>, mut committed: mpsc::
                 answer_and_publish(&lane, &engine, staged).await;
                 ticket
             }
-            Committed::Found { after, ticket } => {
-                republish(&engine, lane.shard, after).await;
+            Committed::Found { after, end, ticket } => {
+                republish(&engine, lane.shard, after, end).await;
                 lane.news.outgoing.notify_one();
                 lane.news.after.notify_waiters();
                 ticket
@@ -563,16 +564,22 @@ async fn answer_and_publish(lane: &Lane, engine: &Inner, mut group: Vec<Staged>)
 }
 
 /// What was appended although the append failed was never published: clients would learn of it only with the next event.
-async fn republish(engine: &Arc<Inner>, shard: Shard, after: Pos) {
-    let entries = match engine.store.read(shard, after, 2 * GROUP_ENTRIES_MAX).await {
-        Ok(entries) => entries,
-        Err(error) => return tracing::warn!(%shard, %error, "cannot publish what a failed append wrote; clients learn of it by their next resume"),
-    };
-    for (pos, entry) in entries {
-        if entry.seq > 0
-            && let Err(error) = republish_one(engine, entry).await
-        {
-            tracing::warn!(%shard, %pos, %error, "cannot publish an entry of a failed append");
+async fn republish(engine: &Arc<Inner>, shard: Shard, mut after: Pos, end: Pos) {
+    while after < end {
+        let page = match engine.store.read(shard, after, (end.0 - after.0) as usize).await {
+            Ok(page) => page,
+            Err(error) => {
+                return tracing::warn!(%shard, %error, "cannot publish what a failed append wrote; clients learn of it by their next resume");
+            }
+        };
+        let Some((last, _)) = page.last() else { return };
+        after = *last;
+        for (pos, entry) in page {
+            if entry.seq > 0
+                && let Err(error) = republish_one(engine, entry).await
+            {
+                tracing::warn!(%shard, %pos, %error, "cannot publish an entry of a failed append");
+            }
         }
     }
 }

@@ -89,7 +89,8 @@ pub trait Log: Send + Sync {
     /// `ts` must increase strictly from `tail.ts`. Waits while too much is appended and not yet applied to the views.
     async fn append(&self, shard: Shard, tail: Tail, entries: Vec<Arc<Entry>>) -> Result<Tail, AppendError>;
 
-    /// Entries after `after`, ascending, at most `limit`. Checksums are verified: a damaged row is [`StoreError::Corrupt`].
+    /// A page of the entries after `after`, ascending: at most `limit`, and fewer where a store bounds a page by its bytes. Only an
+    /// empty one says that the log ends there. Checksums are verified: a damaged row is [`StoreError::Corrupt`].
     async fn read(&self, shard: Shard, after: Pos, limit: usize) -> Result<Vec<(Pos, Arc<Entry>)>, StoreError>;
 
     /// Makes the log writable again after a failed append: reopens it and re-reads its end.

@@ -1,12 +1,12 @@
 //! A store that fails: nothing that rested on a lost append is answered or pushed, and a retry gives one message.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use haggle_engine::{Command, Health};
 use haggle_model::ErrorCode;
-use haggle_store::{AppendError, decorate::When};
+use haggle_store::{AppendError, MemoryStore, decorate::When};
 
-use crate::support::{World, eventually, send};
+use crate::support::{Setup, World, eventually, send};
 
 fn broken() -> AppendError {
     AppendError::Failed("planned".into())
@@ -81,7 +81,8 @@ async fn a_failed_append_is_not_acked_and_its_retry_gives_one_message() {
 }
 
 async fn what_is_staged_on_top_fails_too(when: When) {
-    let world = World::new().await;
+    let store = Arc::new(MemoryStore::new(1).with_log_pages_of(3)); // less than what was written although the append failed
+    let world = World::with(Setup { store, ..Setup::default() }).await;
     let id = world.direct("ann", "bob").await;
     let bob = world.connect("bob");
     world.faults.delay_appends(Duration::from_millis(20));

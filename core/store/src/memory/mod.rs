@@ -23,6 +23,7 @@ pub struct MemoryStore {
     shards: u16,
     secret: [u8; 32],
     keys: KeyRing,
+    log_page_max: usize,
     inner: RwLock<Inner>,
 }
 
@@ -49,8 +50,15 @@ impl MemoryStore {
             shards: shards.max(1),
             secret,
             keys: KeyRing::new(secret),
+            log_page_max: usize::MAX,
             inner: RwLock::default(),
         }
+    }
+
+    /// The same, whose pages of the log have at most so many entries, whatever is asked for: other stores bound a page by its bytes.
+    pub fn with_log_pages_of(mut self, entries: usize) -> MemoryStore {
+        self.log_page_max = entries.max(1);
+        self
     }
 }
 
@@ -138,7 +146,11 @@ impl Log for MemoryStore {
         let inner = self.inner.read();
         let log = inner.logs.get(&shard).map_or(&[][..], Vec::as_slice);
         let rest = log.get(after.0 as usize..).unwrap_or_default();
-        Ok((after.0 + 1..).map(Pos).zip(rest.iter().cloned()).take(limit).collect())
+        Ok((after.0 + 1..)
+            .map(Pos)
+            .zip(rest.iter().cloned())
+            .take(limit.min(self.log_page_max))
+            .collect())
     }
 
     async fn recover(&self, shard: Shard) -> Result<Tail, StoreError> {

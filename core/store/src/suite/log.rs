@@ -49,7 +49,7 @@ pub async fn a_stale_tail_is_fenced(open: &Opener) {
     for stale in [Tail::default(), first, Tail { pos: Pos(3), ts: 2 }, Tail { pos: Pos(9), ts: 9 }] {
         assert!(matches!(append(&store, stale, 10..=11).await, Err(AppendError::Fenced)), "{stale:?}");
     }
-    assert_eq!(whole_log(&store, Shard(0)).await.len(), 3);
+    assert_eq!(whole_log(&*store, Shard(0)).await.len(), 3);
 }
 
 /// `ts` must increase strictly, inside a batch and after the tail.
@@ -99,14 +99,14 @@ pub async fn the_log_survives_reopening(open: &Opener) {
         pen.say(id, "ann", &format!("m{i}")).await;
     }
     let shard = id.shard(pen.store.shards());
-    let log = whole_log(&pen.store, shard).await;
+    let log = whole_log(&*pen.store, shard).await;
     let tail = pen.store.tail(shard).await.unwrap();
     let secret = pen.store.installation_secret().await.unwrap();
     drop(pen);
     let store = open().await;
     assert_eq!(store.tail(shard).await.unwrap(), tail);
     assert_eq!(store.recover(shard).await.unwrap(), tail);
-    assert_eq!(whole_log(&store, shard).await, log);
+    assert_eq!(whole_log(&*store, shard).await, log);
     assert_eq!(store.installation_secret().await.unwrap(), secret);
     assert_eq!(store.head(id).await.unwrap(), Some((13, 10)));
     store.append(shard, tail, vec![entry(tail.ts + 1, id, 0, 0, Event::Noop)]).await.unwrap();
@@ -164,7 +164,7 @@ pub async fn deleted_text_is_erased(open: &Opener) {
     assert_eq!(pen.store.erase_deleted(later.at, 10).await.unwrap(), 1);
     assert_eq!(pen.store.erase_deleted(later.at, 10).await.unwrap(), 0, "it is erased already");
     let secrets = async |pen: &Pen| {
-        let log = whole_log(&pen.store, id.shard(pen.store.shards())).await;
+        let log = whole_log(&*pen.store, id.shard(pen.store.shards())).await;
         let found = log.iter().filter(|(_, entry)| format!("{entry:?}").contains("secret")).count();
         (found, log.iter().filter(|(_, entry)| entry.redacted).count())
     };

@@ -12,7 +12,7 @@ mod views;
 
 use std::{pin::Pin, sync::Arc};
 
-use haggle_model::{Address, Content, ConversationCreated, ConversationId, Effects, Entry, Event, KeyRing, Millis, Seq, Shard, UserId};
+use haggle_model::{Address, Content, ConversationCreated, ConversationId, Effects, Entry, Event, KeyRing, Millis, Pos, Seq, Shard, UserId};
 
 pub use self::{
     cursors::{cursors_come_back_with_what_they_hold, failed_deliveries_are_kept_until_removed, last_seen_is_the_latest},
@@ -30,7 +30,7 @@ pub use self::{
         unread_counts_leave_out_own_and_deleted,
     },
 };
-use crate::{SharedStore, Tail};
+use crate::{Log, SharedStore, Tail};
 
 /// A store that is being opened.
 pub type Opening = Pin<Box<dyn Future<Output = SharedStore>>>;
@@ -217,8 +217,16 @@ impl Pen {
     }
 }
 
-async fn whole_log(store: &SharedStore, shard: Shard) -> Vec<(haggle_model::Pos, Arc<Entry>)> {
-    store.read(shard, haggle_model::Pos(0), usize::MAX).await.unwrap()
+/// Every entry of a shard, page after page.
+pub async fn whole_log(log: &(impl Log + ?Sized), shard: Shard) -> Vec<(Pos, Arc<Entry>)> {
+    let mut entries: Vec<(Pos, Arc<Entry>)> = Vec::new();
+    loop {
+        let after = entries.last().map_or(Pos(0), |(pos, _)| *pos);
+        match log.read(shard, after, usize::MAX).await.unwrap() {
+            page if page.is_empty() => return entries,
+            page => entries.extend(page),
+        }
+    }
 }
 
 async fn tail_of(store: &SharedStore) -> Tail {

@@ -63,7 +63,7 @@ fn appends_until_the_disk_fails() {
         assert!(is_failed(&again), "nothing is written before recovery: {again}");
         assert!(store.save_cursors(Shard(0), Vec::new()).await.is_err(), "nor beside the log");
         assert_eq!(store.recover(Shard(0)).await.unwrap(), tail);
-        let log = store.read(Shard(0), Pos(0), usize::MAX).await.unwrap();
+        let log = whole_log(&store, Shard(0)).await;
         assert_eq!(log.len() as u64, tail.ts, "what was acked is there");
         println!("stored {}", tail.ts);
     });

@@ -45,6 +45,24 @@ fn the_write_ahead_log_does_not_grow_without_end() {
 }
 
 #[test]
+fn a_page_of_the_log_ends_with_its_bytes() {
+    let store = EmbeddedStore::open_temporary().unwrap();
+    let long = |ts| {
+        let content = Content {
+            text: "long ".repeat(400_000),
+            ..Content::default()
+        };
+        entry(ts, ID, ts as u32, 0, Event::MessageCreated(content))
+    };
+    run(async {
+        store.append(Shard(0), Tail::default(), (1..=12).map(long).collect()).await.unwrap();
+        let page = store.read(Shard(0), Pos(0), usize::MAX).await.unwrap();
+        assert!((8..12).contains(&page.len()), "{} entries of 2 MB", page.len());
+        assert_eq!(whole_log(&store, Shard(0)).await.len(), 12);
+    });
+}
+
+#[test]
 fn readers_that_stay_in_their_moment_keep_no_write_ahead_log() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path()).unwrap();

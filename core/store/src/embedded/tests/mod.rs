@@ -15,7 +15,7 @@ use haggle_model::{
 use super::{EmbeddedOptions, EmbeddedStore, applier::About};
 use crate::{
     AppendError, Log, StoreError, Tail, Views,
-    suite::{Opener, Opening, entry, run},
+    suite::{Opener, Opening, entry, run, whole_log},
 };
 
 /// Opens the same temporary directory again and again.
@@ -75,7 +75,7 @@ async fn fill(store: &EmbeddedStore, to: u64, group: u64) -> Tail {
 
 /// The log is exactly the first `count` messages, and the views agree.
 async fn check_messages(store: &EmbeddedStore, count: u64) {
-    let log = store.read(Shard(0), Pos(0), usize::MAX).await.unwrap();
+    let log = whole_log(store, Shard(0)).await;
     let expected: Vec<_> = (1..=count).map(|ts| (Pos(ts), said(ts))).collect();
     assert!(log == expected, "{} of {count} entries", log.len());
     assert_eq!(store.head(ID).await.unwrap().unwrap_or_default(), (count as u32, count as u32));
