@@ -217,7 +217,7 @@ impl Loader {
         let pool = Arc::new(prepared.pool);
         // The trial runs in its own task: a component call that has begun is never dropped half way.
         let trial = tokio::spawn({
-            let (pool, limit) = (pool.clone(), Duration::from_millis(u64::from(self.options.limits.init_ms_max)));
+            let (pool, limit) = (pool.clone(), self.init_max());
             async move { pool.instantiate(Instant::now() + limit, limit).await }
         });
         let warm = trial.await.unwrap_or_else(|_| Err(interrupted()));
@@ -312,6 +312,29 @@ impl Loader {
         Ok(Pool::new(Arc::new(profile), pre, indices, serde_json::Value::Object(config).to_string()))
     }
 
+    fn init_max(&self) -> Duration {
+        Duration::from_millis(u64::from(self.options.limits.init_ms_max))
+    }
+
+    /// What a load does with code that has no problems, up to an instance that is not started.
+    fn try_types(&self, manifest: &Manifest, digest: &[u8; 32], inspected: &Inspected, review: &Review) -> Result<(), String> {
+        let (component, _) = self.compile(digest, &inspected.component)?;
+        let pre = self.link(&component, review)?;
+        let indices = Indices::probe(&pre);
+        let pool = self.pool(manifest, review, inspected, pre, indices)?;
+        // In a thread of its own, since the caller's may belong to a runtime.
+        let limit = self.init_max();
+        let tried = std::thread::scope(|scope| {
+            let trial = scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
+                let tried = runtime.block_on(pool.try_types(Instant::now() + limit, limit));
+                tried.map_err(|error| error.message)
+            });
+            trial.join()
+        });
+        tried.unwrap_or_else(|_| Err("the trial was interrupted".to_owned()))
+    }
+
     /// Everything that a load would say, without loading.
     pub(crate) fn check(&self, source: &Source) -> Result<CheckReport, LoadError> {
         let package = read(source, self.options.limits.code_bytes_max)?;
@@ -326,10 +349,7 @@ impl Loader {
         let review = self.review(&manifest, &inspected);
         let mut problems = problems(&manifest, &inspected, &review);
         if problems.is_empty() {
-            let compiled = self
-                .compile(&digest, &inspected.component)
-                .and_then(|(component, _)| self.link(&component, &review));
-            problems.extend(compiled.err());
+            problems.extend(self.try_types(&manifest, &digest, &inspected, &review).err());
         }
         Ok(CheckReport {
             id: manifest.id.to_string(),
@@ -450,7 +470,7 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
-    /// It can be loaded (its `init` was not tried).
+    /// It can be loaded (an instance was made; its `init` was not tried).
     pub fn is_ok(&self) -> bool {
         self.problems.is_empty()
     }

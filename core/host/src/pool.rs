@@ -96,6 +96,34 @@ impl Pool {
     /// A new instance, started: `lifecycle.init` has run. `cpu` and `deadline` bound the start.
     pub(crate) async fn instantiate(&self, deadline: Instant, cpu: Duration) -> Result<Box<Warm>, CallError> {
         self.profile.meters.instantiated(self.reason());
+        let mut store = self.store(deadline, cpu);
+        let started = self.start(&mut store).await;
+        let said = store.data_mut().running.end();
+        match started {
+            Ok(Ok(guests)) => Ok(Box::new(Warm {
+                store,
+                guests,
+                uses: 0,
+                uses_max: spread(self.profile.limits.recycle_after),
+            })),
+            Ok(Err(text)) => Err(CallError::new(Kind::Error, format!("init: {text}"))),
+            Err(error) => {
+                let mut error = classify(&error, said.as_deref());
+                error.message.insert_str(0, "init: ");
+                Err(error)
+            }
+        }
+    }
+
+    /// Whether an instance can be made and its types are this server's. It is not started: `lifecycle.init` does not run.
+    pub(crate) async fn try_types(&self, deadline: Instant, cpu: Duration) -> Result<(), CallError> {
+        let mut store = self.store(deadline, cpu);
+        let made = self.guests(&mut store).await;
+        let said = store.data_mut().running.end();
+        made.map(drop).map_err(|error| classify(&error, said.as_deref()))
+    }
+
+    fn store(&self, deadline: Instant, cpu: Duration) -> Store<State> {
         let mut store = Store::new(self.engine(), State::new(self.profile.clone()));
         store.limiter(|state| &mut state.memory);
         store.epoch_deadline_callback(on_tick);
@@ -111,32 +139,21 @@ impl Pool {
                 ..Running::idle()
             },
         );
-        let started = self.start(&mut store).await;
-        let said = store.data_mut().running.end();
-        match started {
-            Ok(Ok(guests)) => Ok(Box::new(Warm {
-                store,
-                guests,
-                uses: 0,
-                uses_max: spread(limits.recycle_after),
-            })),
-            Ok(Err(text)) => Err(CallError::new(Kind::Error, format!("init: {text}"))),
-            Err(error) => {
-                let mut error = classify(&error, said.as_deref());
-                error.message.insert_str(0, "init: ");
-                Err(error)
-            }
-        }
+        store
     }
 
-    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<Result<Guests, String>> {
+    async fn guests(&self, store: &mut Store<State>) -> wasmtime::Result<Guests> {
         let instance = self.pre.instantiate_async(&mut *store).await?;
-        let guests = self.indices.load(&mut *store, &instance).map_err(|error| {
+        self.indices.load(&mut *store, &instance).map_err(|error| {
             let cause = error.root_cause();
             wasmtime::Error::msg(format!(
                 "its types are not this server's: build it again with the SDK of this release ({cause})"
             ))
-        })?;
+        })
+    }
+
+    async fn start(&self, store: &mut Store<State>) -> wasmtime::Result<Result<Guests, String>> {
+        let guests = self.guests(&mut *store).await?;
         let init = match &guests.lifecycle {
             Some(lifecycle) => lifecycle.call_init(&mut *store, &self.config).await?,
             None => Ok(()),

@@ -211,6 +211,23 @@ async fn checking_says_everything_and_loads_nothing() {
 }
 
 #[tokio::test]
+async fn a_check_and_a_load_refuse_the_types_of_another_release() {
+    let bench = Bench::new();
+    let (ours, before) = (contract(), "kind: option<string>,");
+    let theirs = ours.replacen(before, "kind: string,", 1);
+    assert_ne!(ours, theirs, "the contract has `{before}`");
+    let handle = r#"(func (export "haggle:plugin/before-message@0.1.0#handle") (param i32) (result i32) (i32.const 512))"#;
+    let wasm = guest_of(&theirs, "0.1.0", "", &["before-message"], handle);
+    let path = bench.dir.path().join("built");
+    write_plugin(&path, "older", "1.0.0", "", &wasm);
+    let report = check(&path, bench.options.clone()).unwrap();
+    let advice = "build it again with the SDK of this release";
+    assert!(!report.is_ok() && report.to_string().contains(advice), "{report}");
+    let refused = bench.start().await.install(&path).await.unwrap_err();
+    assert!(refused.code() == "start" && refused.to_string().contains(advice), "{refused}");
+}
+
+#[tokio::test]
 async fn digests_in_manifests_are_kept() {
     let bench = Bench::new();
     bench.put("pinned-code", &format!("sha256 = \"{}\"", "0".repeat(64)), &allows());
