@@ -15,6 +15,7 @@ mod procfs;
 mod progress;
 mod report;
 mod server;
+mod steady;
 mod token;
 mod traffic;
 mod workloads;
@@ -71,6 +72,12 @@ enum Command {
     },
     /// Name the workloads
     List,
+    /// Say how steady the cores of this machine are, which no percentile is better than
+    Machine {
+        /// How long all of them work
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+    },
 }
 
 #[derive(Args)]
@@ -162,6 +169,14 @@ fn run(command: Command) -> Result<ExitCode> {
             workloads::ALL
                 .iter()
                 .for_each(|Workload { name, about, .. }| println!("{name:<4} {about}"));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Machine { seconds } => {
+            println!("{}", procfs::machine());
+            let lasting = Duration::try_from_secs_f64(seconds).context("--seconds is a positive number")?;
+            for (core, steadiness) in steady::measure(lasting)? {
+                println!("core {core}: {steadiness}");
+            }
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -282,7 +297,7 @@ fn smoke_options(common: &Common) -> Result<Options> {
 
 /// Server and client on cores of their own; on a machine with one core, wherever they fit.
 fn placed(common: &Common) -> Result<(Vec<usize>, Option<usize>)> {
-    if server::cores() < 2 {
+    if server::cores().len() < 2 {
         eprintln!("warning: one core only; server and client share it, and the numbers mean little");
         return Ok((Vec::new(), None));
     }

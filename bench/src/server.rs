@@ -191,9 +191,9 @@ pub fn pin(cores: &[usize]) -> Result<()> {
     sched_setaffinity(None, &set).with_context(|| format!("cannot run on cores {cores:?}"))
 }
 
-/// How many cores this process may use.
-pub fn cores() -> usize {
-    sched_getaffinity(None).map_or(1, |set| set.count() as usize)
+/// The cores that this process may use.
+pub fn cores() -> Vec<usize> {
+    sched_getaffinity(None).map_or(vec![0], |set| (0..CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 
 fn last_words(dir: &Path) -> String {
