@@ -25,6 +25,8 @@ const VERY_SLOW: f64 = 0.2;
 /// How evenly a core worked.
 #[derive(Debug, PartialEq)]
 pub struct Steadiness {
+    /// Rounds of work in the median millisecond: for comparing hours, not machines.
+    usual: f64,
     /// Parts of the milliseconds, 0 to 1; those that were very slow count as slow, too.
     slow: f64,
     very_slow: f64,
@@ -36,7 +38,8 @@ impl fmt::Display for Steadiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:.1} % of the milliseconds with less than {} % of the median work, {:.1} % with less than {} %; longest slow stretch {} ms",
+            "{} rounds in the median millisecond; {:.1} % of all with less than {} % of that, {:.1} % with less than {} %; longest slow stretch {} ms",
+            self.usual,
             self.slow * 100.0,
             SLOW * 100.0,
             self.very_slow * 100.0,
@@ -94,6 +97,7 @@ fn judge(done: &[u32]) -> Steadiness {
         .chunk_by(|a, b| is_below(SLOW)(a) == is_below(SLOW)(b))
         .filter(|stretch| is_below(SLOW)(&stretch[0]));
     Steadiness {
+        usual,
         slow: part_below(SLOW),
         very_slow: part_below(VERY_SLOW),
         longest_slow: slow_stretches.map(<[f64]>::len).max().unwrap_or(0),
@@ -110,6 +114,7 @@ mod tests {
         done[10..13].fill(500);
         done[50] = 100;
         let expected = Steadiness {
+            usual: 1_000.0,
             slow: 0.04,
             very_slow: 0.01,
             longest_slow: 3,
