@@ -328,7 +328,7 @@ impl Loader {
             let trial = scope.spawn(|| {
                 let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(|error| error.to_string())?;
                 let tried = runtime.block_on(pool.try_types(Instant::now() + limit, limit));
-                tried.map_err(|error| error.message)
+                tried.map_err(|error| format!("no instance can be made: {}", error.message))
             });
             trial.join()
         });

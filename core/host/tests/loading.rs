@@ -228,6 +228,18 @@ async fn a_check_and_a_load_refuse_the_types_of_another_release() {
 }
 
 #[tokio::test]
+async fn a_check_ends_although_the_code_does_not() {
+    let bench = Bench::new();
+    let path = bench.dir.path().join("built");
+    let spins = "(func $spin (loop (br 0))) (start $spin)";
+    write_plugin(&path, "spins", "1.0.0", "", &decides("", spins, CONTINUE));
+    let report = check(&path, bench.options.clone()).unwrap();
+    assert!(!report.is_ok() && report.to_string().contains("no instance can be made"), "{report}");
+    let report = bench.start().await.check(&path).await.unwrap();
+    assert!(!report.is_ok(), "{report}");
+}
+
+#[tokio::test]
 async fn digests_in_manifests_are_kept() {
     let bench = Bench::new();
     bench.put("pinned-code", &format!("sha256 = \"{}\"", "0".repeat(64)), &allows());
