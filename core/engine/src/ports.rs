@@ -365,10 +365,10 @@ pub trait Plan: Send + Sync {
         None
     }
 
-    /// Runs the chain on a message, leaving out the plugins in `skip` (a plugin never decides its own message).
-    /// Returns what the message became and who decided it.
-    async fn before_message(&self, _scope: &dyn Scope, draft: Draft, _skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
-        Ok((draft, Vec::new()))
+    /// Runs the chain on a message, leaving out the plugins in `skip` (a plugin never decides its own message). The draft becomes
+    /// what they make of it; returns who decided. After an error nothing can be said of the draft.
+    async fn before_message(&self, _scope: &dyn Scope, _draft: &mut Draft, _skip: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
+        Ok(Vec::new())
     }
 
     /// Runs the chain on a conversation. Returns what it will say about itself.

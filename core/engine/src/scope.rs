@@ -246,7 +246,7 @@ impl HandlerScope {
     async fn own_message(&self, plan: &dyn Plan, send: Send) -> Result<Item, Refusal> {
         let message = send.message;
         let sender = message.sender.unwrap_or_else(|| Actor::plugin(&send.plugin).user);
-        let draft = Draft {
+        let mut draft = Draft {
             op: Op::Send,
             target: None,
             conversation: self.shared.conversation.id,
@@ -258,7 +258,7 @@ impl HandlerScope {
             forwarded_from: None,
             client_id: None,
         };
-        let (draft, decided_by) = self.decide(plan, draft, &send.origin).await?;
+        let decided_by = self.decide(plan, &mut draft, &send.origin).await?;
         let content = content_of(draft, message.countable, decided_by);
         Ok(Item {
             command: Some(send.command),
@@ -268,7 +268,7 @@ impl HandlerScope {
 
     async fn own_edit(&self, plan: &dyn Plan, target: Seq, edit: Edit) -> Result<Item, Refusal> {
         let old = edit.before.content.clone();
-        let draft = Draft {
+        let mut draft = Draft {
             op: Op::Edit,
             target: Some(edit.before.id),
             conversation: self.shared.conversation.id,
@@ -281,7 +281,7 @@ impl HandlerScope {
             client_id: None,
         };
         let origin = origin_of(&self.shared.call, &edit.plugin);
-        let (draft, decided) = self.decide(plan, draft, &origin).await?;
+        let decided = self.decide(plan, &mut draft, &origin).await?;
         // Who decided what the edit leaves as it was has decided it still.
         let mut decided_by = old.decided_by;
         decided_by.retain(|before| decided.iter().all(|now| now.plugin != before.plugin));
@@ -297,7 +297,7 @@ impl HandlerScope {
             .changing(edit.before))
     }
 
-    async fn decide(&self, plan: &dyn Plan, draft: Draft, origin: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
+    async fn decide(&self, plan: &dyn Plan, draft: &mut Draft, origin: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
         let kind = self
             .shared
             .conversation
@@ -308,11 +308,11 @@ impl HandlerScope {
             dialect: &self.shared.call.actor.dialect,
         };
         if !plan.wants(crate::ports::Hook::BeforeMessage, &facts) {
-            return Ok((draft, Vec::new()));
+            return Ok(Vec::new());
         }
-        let (draft, decided_by) = plan.before_message(self, draft, origin).await?;
+        let decided_by = plan.before_message(self, draft, origin).await?;
         pipeline::check_text(&self.shared.engine, Some(&draft.text), draft.metadata.as_deref())?; // What plugins rewrite is input again.
-        Ok((draft, decided_by))
+        Ok(decided_by)
     }
 }
 

@@ -202,22 +202,12 @@ impl Rewritten {
     }
 
     /// What a message *is* (whose, where, which operation) stays as it was.
-    pub(crate) fn apply(self, draft: ports::Draft) -> ports::Draft {
-        let Rewritten {
-            kind,
-            text,
-            metadata,
-            reply_to,
-            forwarded_from,
-        } = self;
-        ports::Draft {
-            kind,
-            text,
-            metadata,
-            reply_to,
-            forwarded_from,
-            ..draft
-        }
+    pub(crate) fn apply(self, draft: &mut ports::Draft) {
+        draft.kind = self.kind;
+        draft.text = self.text;
+        draft.metadata = self.metadata;
+        draft.reply_to = self.reply_to;
+        draft.forwarded_from = self.forwarded_from;
     }
 }
 
@@ -589,7 +579,8 @@ mod tests {
 
     #[test]
     fn content_may_be_rewritten() {
-        let rewritten = Rewritten::check(a_rewrite()).unwrap().apply(a_draft());
+        let mut rewritten = a_draft();
+        Rewritten::check(a_rewrite()).unwrap().apply(&mut rewritten);
         assert_eq!(
             rewritten,
             ports::Draft {

@@ -145,8 +145,7 @@ impl Plan for Registry {
         self.claims.get(kind).cloned()
     }
 
-    async fn before_message(&self, scope: &dyn Scope, draft: Draft, skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
-        let mut draft = draft;
+    async fn before_message(&self, scope: &dyn Scope, draft: &mut Draft, skip: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
         let mut deciders = Vec::new();
         let mut call = None;
         for plugin in self.chain(Hook::BeforeMessage) {
@@ -156,19 +155,19 @@ impl Plan for Registry {
                 continue;
             }
             let call = call.get_or_insert_with(|| Arc::new(convert::call_about_message(scope.call())));
-            let told = Arc::new(convert::tell_draft(&mut draft, &scope.call().actor.user));
+            let told = Arc::new(convert::tell_draft(draft, &scope.call().actor.user));
             let answer = step(plugin, scope, call, calls::BeforeMessage(told.clone())).await?;
-            convert::restore_draft(&mut draft, Arc::unwrap_or_clone(told));
+            convert::restore_draft(draft, Arc::unwrap_or_clone(told));
             let Some((decided, written)) = answer else { continue };
             match decided {
                 Decided::Continue => {}
                 Decided::Reject(why) => return Err(rejected(plugin, why)),
-                Decided::Replace(rewritten) => draft = rewritten.apply(draft),
+                Decided::Replace(rewritten) => rewritten.apply(draft),
             }
             written.keep();
             deciders.push(plugin.decider.clone());
         }
-        Ok((draft, deciders))
+        Ok(deciders)
     }
 
     async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {

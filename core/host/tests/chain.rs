@@ -82,7 +82,8 @@ async fn skipped_and_filtered_plugins_are_not_entered() {
     bench.put("other-dialect", "[hooks]\nbefore-message = { dialects = [\"shop\"] }", &rejects("no"));
     let host = bench.start().await;
     let plan = host.plan();
-    let (_, deciders) = plan.before_message(&FakeScope::new(), draft("hello"), &["skipped".into()]).await.unwrap();
+    let mut hello = draft("hello");
+    let deciders = plan.before_message(&FakeScope::new(), &mut hello, &["skipped".into()]).await.unwrap();
     assert!(deciders.is_empty());
     let facts = |conversation, message, dialect| Facts {
         conversation,

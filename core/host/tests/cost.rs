@@ -19,7 +19,7 @@ async fn measure(host: &haggle_host::PluginHost, what: &str) -> u128 {
     for _ in 0..15 {
         let since = Instant::now();
         for _ in 0..CALLS {
-            plan.before_message(&scope, draft(&"x".repeat(188)), &[]).await.unwrap();
+            plan.before_message(&scope, &mut draft(&"x".repeat(188)), &[]).await.unwrap();
         }
         rounds.push(since.elapsed().as_nanos() / u128::from(CALLS));
     }

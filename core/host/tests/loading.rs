@@ -86,8 +86,9 @@ async fn a_command_that_has_begun_keeps_its_versions() {
     let plan = host.plan();
     bench.put("pinned", "", &replaces("new"));
     host.reload("pinned").await.unwrap();
-    let (draft, _) = plan.before_message(&FakeScope::new(), draft("hello"), &[]).await.unwrap();
-    assert_eq!(draft.text, "old");
+    let mut message = draft("hello");
+    plan.before_message(&FakeScope::new(), &mut message, &[]).await.unwrap();
+    assert_eq!(message.text, "old");
     assert_eq!(said(&host).await, "new");
 }
 

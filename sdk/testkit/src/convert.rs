@@ -101,16 +101,14 @@ pub(crate) fn draft(draft: &ports::Draft) -> types::Draft {
 }
 
 /// What a plugin has made of a draft: what a message *is* stays as it was.
-pub(crate) fn rewritten(before: ports::Draft, after: types::Draft) -> Result<ports::Draft, Error> {
+pub(crate) fn rewrite(draft: &mut ports::Draft, after: types::Draft) -> Result<(), Error> {
     json_object("metadata", after.metadata.as_deref())?;
-    Ok(ports::Draft {
-        kind: after.kind,
-        text: after.content,
-        metadata: after.metadata,
-        reply_to: after.reply_to.map(|reply_to| id("reply-to", &reply_to)).transpose()?,
-        forwarded_from: after.forwarded_from.map(|from| id("forwarded-from", &from)).transpose()?,
-        ..before
-    })
+    draft.reply_to = after.reply_to.map(|reply_to| id("reply-to", &reply_to)).transpose()?;
+    draft.forwarded_from = after.forwarded_from.map(|from| id("forwarded-from", &from)).transpose()?;
+    draft.kind = after.kind;
+    draft.text = after.content;
+    draft.metadata = after.metadata;
+    Ok(())
 }
 
 pub(crate) fn conversation_draft(draft: &ports::ConversationDraft) -> types::ConversationDraft {

@@ -327,7 +327,7 @@ impl Plan for NativePlan {
             .map(|plugin| plugin.id.clone())
     }
 
-    async fn before_message(&self, scope: &dyn Scope, mut draft: Draft, skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
+    async fn before_message(&self, scope: &dyn Scope, draft: &mut Draft, skip: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
         let mut decided_by = Vec::new();
         for plugin in self.chain(Hook::BeforeMessage) {
             let settings = plugin.settings(Hook::BeforeMessage);
@@ -340,7 +340,7 @@ impl Plan for NativePlan {
             if skip.contains(&plugin.id) || !settings.passes(&facts) {
                 continue;
             }
-            let shown = convert::draft(&draft);
+            let shown = convert::draft(draft);
             let (decision, calls) = match plugin.run(scope, move |handlers, call| handlers.before_message(call, shown)).await {
                 Ok(decided) => decided,
                 Err(_) if settings.allows_failure() => continue,
@@ -349,7 +349,7 @@ impl Plan for NativePlan {
             match decision {
                 Decision::Continue => {}
                 Decision::Reject(why) => return Err(plugin.rejected(why)),
-                Decision::Replace(after) => draft = convert::rewritten(draft, after).map_err(|error| plugin.refused(error.to_string()))?,
+                Decision::Replace(after) => convert::rewrite(draft, after).map_err(|error| plugin.refused(error.to_string()))?,
             }
             calls.keep();
             decided_by.push(Decider {
@@ -358,7 +358,7 @@ impl Plan for NativePlan {
                 digest: [0; 8],
             });
         }
-        Ok((draft, decided_by))
+        Ok(decided_by)
     }
 
     async fn before_conversation(&self, scope: &dyn Scope, mut draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {

@@ -138,7 +138,8 @@ fn before_message(context: &Context<'_>, draft: Draft) -> impl Future<Output = R
         return Either::Left(ready(Ok((draft, Vec::new()))));
     }
     Either::Right(Box::pin(async move {
-        let (draft, decided_by) = context.plan.before_message(context.scope(), draft, &context.origin).await?;
+        let mut draft = draft;
+        let decided_by = context.plan.before_message(context.scope(), &mut draft, &context.origin).await?;
         check_text(context.engine(), Some(&draft.text), draft.metadata.as_deref())?;
         Ok((draft, decided_by))
     }))

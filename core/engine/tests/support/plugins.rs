@@ -185,12 +185,12 @@ impl Plan for FakePlan {
             .map(|plugin| plugin.id.clone())
     }
 
-    async fn before_message(&self, scope: &dyn Scope, mut draft: Draft, skip: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
+    async fn before_message(&self, scope: &dyn Scope, draft: &mut Draft, skip: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
         let mut decided_by = Vec::new();
         for plugin in self.plugins.iter().filter(|plugin| !skip.contains(&plugin.id)) {
             let Some(hook) = &plugin.before_message else { continue };
             let host = scope.guest(&plugin.id);
-            draft = hook(host.clone(), scope.call().clone(), draft).await?;
+            *draft = hook(host.clone(), scope.call().clone(), draft.clone()).await?;
             host.keep();
             decided_by.push(Decider {
                 plugin: plugin.id.clone(),
@@ -198,7 +198,7 @@ impl Plan for FakePlan {
                 digest: [0; 8],
             });
         }
-        Ok((draft, decided_by))
+        Ok(decided_by)
     }
 
     async fn before_conversation(&self, _: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {

@@ -34,7 +34,7 @@ impl Plan for Offers {
     fn claims(&self, kind: &str) -> Option<PluginId> {
         matches!(kind, "service_offer" | "booking_request").then(|| PLUGIN.into())
     }
-    async fn before_message(&self, _: &dyn Scope, mut draft: Draft, _: &[PluginId]) -> Result<(Draft, Vec<Decider>), Refusal> {
+    async fn before_message(&self, _: &dyn Scope, draft: &mut Draft, _: &[PluginId]) -> Result<Vec<Decider>, Refusal> {
         if draft.text.contains("forbidden") {
             return Err(Refusal::new(ErrorCode::PluginRejected, "please rephrase").by_plugin(PLUGIN, "bad_words"));
         }
@@ -44,14 +44,11 @@ impl Plan for Offers {
         if self.claims(&draft.kind).is_some() {
             draft.text = "Service proposé: Massage".into();
         }
-        Ok((
-            draft,
-            vec![Decider {
-                plugin: PLUGIN.into(),
-                version: "1.2.0".into(),
-                digest: [0xab; 8],
-            }],
-        ))
+        Ok(vec![Decider {
+            plugin: PLUGIN.into(),
+            version: "1.2.0".into(),
+            digest: [0xab; 8],
+        }])
     }
     async fn before_conversation(&self, scope: &dyn Scope, draft: ConversationDraft) -> Result<ConversationUpdate, Refusal> {
         NoPlugins.before_conversation(scope, draft).await

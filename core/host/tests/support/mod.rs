@@ -106,7 +106,9 @@ pub fn metric(name: &str, labels: &[(&str, &str)]) -> Option<f64> {
 
 /// Sends `text` through the chain.
 pub async fn send(host: &PluginHost, scope: &FakeScope, text: &str) -> Result<(Draft, Vec<Decider>), Refusal> {
-    host.plan().before_message(scope, draft(text), &[]).await
+    let mut draft = draft(text);
+    let deciders = host.plan().before_message(scope, &mut draft, &[]).await?;
+    Ok((draft, deciders))
 }
 
 pub fn draft(text: &str) -> Draft {
