@@ -13,10 +13,13 @@ use wasmtime::{Config, Engine, EngineWeak, OptLevel, PoolingAllocationConfig, Wa
 
 use crate::options::HostLimits;
 
-/// The unit of CPU time: how often running code looks whether it may go on.
+/// The unit of CPU time: how often code that has run for a while looks whether it may go on.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
-/// The clock stops when nothing has run for so many ticks.
-const IDLE_TICKS: u32 = 1_000;
+/// How long code may run before it looks for the first time. Hardly any call takes so long: waking for each of their ticks would
+/// cost more than many of them do.
+const FIRST_TICK: Duration = Duration::from_millis(5);
+/// The clock stops when nothing has run for so long.
+const IDLE: Duration = Duration::from_secs(1);
 /// How often a sleeping clock looks whether its engine is gone.
 const ENGINE_LOOKED_AT_EVERY: Duration = Duration::from_secs(10);
 /// Stack of one call in the guest's own code.
@@ -48,8 +51,8 @@ pub(crate) fn start(limits: &HostLimits, dev: bool) -> wasmtime::Result<(Engine,
     ))
 }
 
-/// Keeps the engine's epochs counted while plugins run, and only then: a thread that wakes a thousand times a second for
-/// nothing would be most of what an idle server does.
+/// Keeps the engine's epochs counted while plugins run, and only then: a thread that wakes for nothing would be most of what an
+/// idle server does.
 #[derive(Clone)]
 pub(crate) struct Clock {
     shared: Arc<Shared>,
@@ -60,18 +63,27 @@ pub(crate) struct Clock {
 struct Shared {
     /// Guest code has run since the thread last looked.
     used: AtomicBool,
+    /// A call has met a tick and runs on.
+    met: AtomicBool,
     asleep: AtomicBool,
 }
 
 impl Clock {
-    /// Guest code runs, from now on: the epochs are counted for [`IDLE_TICKS`] at least. Said when a call begins, when it goes on
-    /// after waiting for the engine, and at every tick that it runs.
+    /// Guest code runs, from now on: the epochs are counted for [`IDLE`] at least. Said when a call begins, and when it goes on
+    /// after waiting for the engine.
     pub(crate) fn note_use(&self) {
         // In this order, the reverse of the thread's: one of the two sees what the other has said.
         self.shared.used.store(true, Ordering::SeqCst);
         if self.shared.asleep.load(Ordering::SeqCst) {
             self.thread.unpark();
         }
+    }
+
+    /// A call has met a tick and goes on: the next comes after [`TICK`].
+    pub(crate) fn note_tick(&self) {
+        self.shared.met.store(true, Ordering::SeqCst);
+        self.note_use();
+        self.thread.unpark();
     }
 }
 
@@ -114,22 +126,27 @@ fn pool(limits: &HostLimits) -> PoolingAllocationConfig {
     pool
 }
 
-/// Sleeps to absolute times, so that a late wake-up does not slow the clock down.
+/// Counts epochs: after [`FIRST_TICK`] again and again, after [`TICK`] when a call has met the last one.
 fn tick(engine: &EngineWeak, shared: &Shared) {
-    let mut next = Instant::now() + TICK;
-    let mut ticks_left = IDLE_TICKS;
+    let mut next = Instant::now() + FIRST_TICK;
+    let mut used = Instant::now();
     loop {
-        thread::sleep(next.saturating_duration_since(Instant::now()));
+        thread::park_timeout(next.saturating_duration_since(Instant::now()));
+        let now = Instant::now();
+        if shared.met.swap(false, Ordering::SeqCst) {
+            next = next.min(now + TICK);
+        }
+        if now < next {
+            continue;
+        }
         {
             let Some(engine) = engine.upgrade() else { return };
             engine.increment_epoch();
         }
-        next = (next + TICK).max(Instant::now());
+        next = now + FIRST_TICK;
         if shared.used.swap(false, Ordering::SeqCst) {
-            ticks_left = IDLE_TICKS;
-        } else if ticks_left > 0 {
-            ticks_left -= 1;
-        } else {
+            used = now;
+        } else if now - used > IDLE {
             shared.asleep.store(true, Ordering::SeqCst);
             while !shared.used.load(Ordering::SeqCst) {
                 thread::park_timeout(ENGINE_LOOKED_AT_EVERY);
@@ -138,8 +155,8 @@ fn tick(engine: &EngineWeak, shared: &Shared) {
                 }
             }
             shared.asleep.store(false, Ordering::SeqCst);
-            ticks_left = IDLE_TICKS;
-            next = Instant::now() + TICK;
+            used = Instant::now();
+            next = used + FIRST_TICK;
         }
     }
 }

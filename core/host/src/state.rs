@@ -103,7 +103,7 @@ impl Running {
 
 /// Called by running code at every tick: goes on (after letting other tasks run), or ends the call.
 pub(crate) fn on_tick(mut store: StoreContextMut<'_, State>) -> wasmtime::Result<UpdateDeadline> {
-    store.data().profile.clock.note_use();
+    store.data().profile.clock.note_tick();
     let running = &mut store.data_mut().running;
     if Instant::now() >= running.deadline {
         return Err(throw(Kind::Timeout, "the deadline is over"));

@@ -115,7 +115,7 @@ async fn endless_loop_ends_by_cpu_time() {
     check_within(
         AMPLE,
         "loops",
-        "[limits]\ncpu_ms = 10",
+        "[limits]\ncpu_ms = 500", // were each tick as late as the first may be, the deadline came before
         &decides("", "", "(loop $l (br $l)) unreachable"),
         "cpu",
     )
