@@ -2,8 +2,8 @@
 //!
 //! A read of one conversation waits until everything of that conversation that was committed when it began is in the views, any
 //! other read until everything is. That wait wakes the applier at once; without readers the applier takes what has gathered in
-//! an interval, since larger batches write fewer pages. A plugin's key is read past the queue ([`Backlog::kv`]): hooks ask for
-//! one in the middle of a conversation, which always has something waiting.
+//! an interval, since larger batches write fewer pages. A plugin's key and a single message are read past the queue
+//! ([`Backlog::kv`], [`Backlog::message`]): hooks ask for them in the middle of a conversation, which always has something waiting.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -15,7 +15,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
-use haggle_model::{ConversationId, Entry, KvChange, PluginId, Pos};
+use haggle_model::{ConversationId, Entry, KvChange, MessageId, PluginId, Pos};
 use parking_lot::{Condvar, Mutex};
 
 use super::{Shared, row};
@@ -25,6 +25,8 @@ use crate::{AppendError, StoreError};
 const BATCH_ROWS_MAX: usize = 8_192;
 /// How long the applier waits before it tries again what failed.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
+/// Entries of a conversation that are looked through for one message; a question about an older one waits for the views.
+pub(super) const LOOKED_THROUGH_MAX: usize = 256;
 /// What an entry in the queue takes besides its bytes in the log.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
 
@@ -84,8 +86,18 @@ pub(super) enum QueuedKv {
     Unchanged,
 }
 
+/// What the queue says of a message.
+pub(super) enum QueuedMessage {
+    /// This entry made it, and nothing that the views miss has changed it since.
+    Created(Arc<Entry>),
+    /// Nothing that the views miss is about it.
+    Unchanged,
+}
+
 struct Queued {
     pos: Pos,
+    /// The entry of the same conversation before this one, if there was one in the queue.
+    before: Pos,
     entry: Arc<Entry>,
     bytes: usize,
 }
@@ -148,11 +160,16 @@ impl Backlog {
             pos = pos.next();
             state.bytes += each;
             let pending = state.pending.entry(entry.conversation).or_default();
-            pending.last = pos;
+            let before = std::mem::replace(&mut pending.last, pos);
             if !entry.effects.kv.is_empty() {
                 pending.kv.push((pos, entry.clone()));
             }
-            state.queue.push_back(Queued { pos, entry, bytes: each });
+            state.queue.push_back(Queued {
+                pos,
+                before,
+                entry,
+                bytes: each,
+            });
         }
         if idle {
             self.work.notify_one();
@@ -221,6 +238,29 @@ impl Backlog {
         let mut changes = queued.iter().rev().flat_map(|(_, entry)| entry.effects.kv.iter().rev());
         let last = changes.find(|change| change.plugin == *plugin && change.key == key);
         Some(last.map_or(QueuedKv::Unchanged, |change| QueuedKv::Changed(change.clone())))
+    }
+
+    /// What is known of a message without any wait; `None` while the queue does not hold all that the views miss, or holds a
+    /// change of it, or too much else.
+    pub(super) fn message(&self, id: MessageId) -> Option<QueuedMessage> {
+        let state = self.state.lock();
+        if state.catching_up {
+            return None;
+        }
+        let mut next = state.pending.get(&id.conversation).and_then(|pending| state.queued(pending.last));
+        for _ in 0..LOOKED_THROUGH_MAX {
+            let Some(Queued { entry, before, .. }) = next else {
+                return Some(QueuedMessage::Unchanged);
+            };
+            let is_about_it = entry.event.message_seq(entry.seq) == Some(id.seq);
+            next = state.queued(*before);
+            if is_about_it {
+                // Of a seq that stands twice the first one counts, which the views see to.
+                let is_in_order = next.is_none_or(|before| before.entry.seq < entry.seq);
+                return (entry.seq == id.seq && is_in_order).then(|| QueuedMessage::Created(entry.clone()));
+            }
+        }
+        None
     }
 
     pub(super) fn stop(&self) {
@@ -300,6 +340,12 @@ impl State {
             About::Of(id) => last(id),
             About::OfBoth(one, other) => last(one).max(last(other)),
         }
+    }
+
+    /// The entry at `pos`, if it is in the queue.
+    fn queued(&self, pos: Pos) -> Option<&Queued> {
+        let first = self.queue.front()?.pos;
+        self.queue.get(usize::try_from(pos.0.checked_sub(first.0)?).ok()?)
     }
 
     fn catch_up(&mut self) {

@@ -12,7 +12,10 @@ use haggle_model::{
     Address, CommandId, Content, ConversationCreated, ConversationId, Effects, Entry, Event, KeyRing, KvChange, PluginId, Pos, Shard, UserId,
 };
 
-use super::{EmbeddedOptions, EmbeddedStore, applier::About};
+use super::{
+    EmbeddedOptions, EmbeddedStore,
+    applier::{About, LOOKED_THROUGH_MAX},
+};
 use crate::{
     AppendError, Log, StoreError, Tail, Views,
     suite::{Opener, Opening, entry, run, whole_log},
@@ -213,6 +216,57 @@ fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
         store.append(Shard(0), tail, vec![said(7)]).await.unwrap();
         assert_eq!(value("count").await.as_deref(), Some("six"), "whatever else is waiting");
         assert!(!store.shared.backlog.is_applied(About::All));
+    });
+}
+
+#[test]
+fn a_message_is_read_past_what_is_not_in_the_views_yet() {
+    let options = EmbeddedOptions {
+        apply_interval: std::time::Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let about = |ts: u64, event| entry(ts, ID, ts as u32, 3, event);
+    let edited = Event::MessageEdited {
+        target: 2,
+        content: Content {
+            text: "mended".to_string(),
+            ..Content::default()
+        },
+    };
+    let message = async |seq| store.message(ID.message(seq)).await.unwrap();
+    let nothing_applied = || assert!(!store.shared.backlog.is_applied(About::All));
+    run(async {
+        assert_eq!(message(1).await, None, "the first question opens the file");
+        let tail = fill(&store, 3, 2).await;
+        let queued = [message(1).await, message(2).await, message(3).await];
+        assert_eq!(
+            queued.each_ref().map(|row| row.as_ref().unwrap().content.text.clone()),
+            [1, 2, 3].map(text_of)
+        );
+        assert_eq!(message(4).await, None);
+        assert_eq!(store.message(ConversationId(ID.0 + 1).message(1)).await.unwrap(), None);
+        nothing_applied();
+        store.head(ID).await.unwrap();
+        assert_eq!([message(1).await, message(2).await, message(3).await], queued, "the views say the same");
+
+        let tail = store.append(Shard(0), tail, vec![about(4, Event::ConversationReopened)]).await.unwrap();
+        assert_eq!(message(2).await, queued[1], "which nothing that waits is about");
+        assert_eq!(message(4).await, None, "an event that is no message");
+        nothing_applied();
+        let tail = store.append(Shard(0), tail, vec![about(5, edited)]).await.unwrap();
+        assert_eq!(message(3).await, queued[2]);
+        nothing_applied();
+        assert_eq!(message(2).await.unwrap().content.text, "mended", "a change is waited for");
+        assert!(store.shared.backlog.is_applied(About::All));
+
+        let many = 6 + LOOKED_THROUGH_MAX as u64;
+        store.append(Shard(0), tail, (6..=many).map(said).collect()).await.unwrap();
+        assert_eq!(message(7).await.unwrap().content.text, text_of(7));
+        nothing_applied();
+        assert_eq!(message(6).await.unwrap().content.text, text_of(6), "too far back");
+        assert!(store.shared.backlog.is_applied(About::All));
     });
 }
 

@@ -7,19 +7,17 @@ use rusqlite::{Row, params};
 
 use super::{Snapshot, conversations::user, sql_limit, views_error};
 use crate::{
-    EventRow, MessageRow, Page, StoreError,
+    EventRow, MessageRow, MessageView, Page, StoreError,
     embedded::{
         row::{self, MESSAGE_CREATED},
         schema::{LOG_FILE, key},
     },
-    sender_of,
 };
 
 /// What the views know of a message: where its texts stand, and what happened since.
 struct Place {
     seq: Seq,
     created: Pos,
-    n: u32,
     change: Option<Change>,
 }
 
@@ -32,7 +30,7 @@ struct Change {
 }
 
 /// A place, to be followed by the condition on `e`.
-const PLACES: &str = "SELECT e.seq, e.pos, e.n, c.rev, c.updated_at, c.edit_pos, c.edited_at, c.deleted_at
+const PLACES: &str = "SELECT e.seq, e.pos, c.rev, c.updated_at, c.edit_pos, c.edited_at, c.deleted_at
     FROM entries e LEFT JOIN changed c ON c.conversation = e.conversation AND c.seq = e.seq
     WHERE e.conversation = ?1 AND e.event = ?2";
 
@@ -94,23 +92,8 @@ impl Snapshot<'_> {
 
     fn present(&self, id: ConversationId, place: Place) -> Result<MessageRow, StoreError> {
         let created = row::read_one(self.conn, place.created)?;
-        let sender = sender_of(created.actor.as_ref()).clone();
-        let Event::MessageCreated(content) = created.event else {
-            return Err(unexpected(place.created));
-        };
-        let mut message = MessageRow {
-            id: id.message(place.seq),
-            sender,
-            content,
-            n: place.n,
-            created_at: created.at,
-            rev: place.seq,
-            edited_at: None,
-            deleted_at: None,
-            reactions: Vec::new(),
-            updated_at: created.at,
-            command: created.command,
-        };
+        let view = MessageView::created(&created).filter(|view| view.id == id.message(place.seq));
+        let mut message = view.ok_or_else(|| unexpected(place.created))?.to_row();
         if let Some(change) = place.change {
             self.change(&mut message, change)?;
         }
@@ -160,20 +143,19 @@ impl Snapshot<'_> {
 }
 
 fn place(row: &Row<'_>) -> rusqlite::Result<Place> {
-    let change = match row.get::<_, Option<Seq>>(3)? {
+    let change = match row.get::<_, Option<Seq>>(2)? {
         Some(rev) => Some(Change {
             rev,
-            updated_at: row.get(4)?,
-            edited: position(row, 5)?,
-            edited_at: row.get(6)?,
-            deleted_at: row.get(7)?,
+            updated_at: row.get(3)?,
+            edited: position(row, 4)?,
+            edited_at: row.get(5)?,
+            deleted_at: row.get(6)?,
         }),
         None => None,
     };
     Ok(Place {
         seq: row.get(0)?,
         created: Pos(row.get::<_, i64>(1)? as u64),
-        n: row.get(2)?,
         change,
     })
 }

@@ -14,14 +14,14 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::{
     EmbeddedStore, Shared,
-    applier::{About, QueuedKv},
+    applier::{About, QueuedKv, QueuedMessage},
     blocking, only,
     readers::{Reader, Sees},
     schema::{VIEWS_FILE, sql_error},
 };
 use crate::{
-    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, Loaded, MemberRow, MessageRow, NotificationRow, Page,
-    PersonalRow, StoreError, TimerRow, UserRow, Views,
+    AdvanceRow, CommandRow, ConversationRow, EventRow, InboxQuery, InboxRow, KvRow, Loaded, MemberRow, MessageRow, MessageView, NotificationRow,
+    Page, PersonalRow, StoreError, TimerRow, UserRow, Views,
 };
 
 /// Small rows that may be read where the question is asked.
@@ -90,11 +90,7 @@ impl Shared {
         if !self.backlog.is_applied(of) {
             return Err(NotNow);
         }
-        let reader = self.reader_after(rebuilds)?;
-        Ok(answer(&Snapshot {
-            conn: reader.connection(),
-            keys: &self.keys,
-        }))
+        self.look(rebuilds, answer)
     }
 
     /// A plugin's key at once, with what is not in the views yet.
@@ -102,15 +98,26 @@ impl Shared {
         let rebuilds = self.backlog.rebuilds();
         match self.backlog.kv(scope, plugin, key).ok_or(NotNow)? {
             QueuedKv::Changed(KvChange { key, value, expires_at, .. }) => Ok(Ok(value.map(|value| KvRow { key, value, expires_at }))),
-            QueuedKv::Unchanged => {
-                let reader = self.reader_after(rebuilds)?;
-                let views = Snapshot {
-                    conn: reader.connection(),
-                    keys: &self.keys,
-                };
-                Ok(views.kv_get(scope, plugin, key))
-            }
+            QueuedKv::Unchanged => self.look(rebuilds, |views| views.kv_get(scope, plugin, key)),
         }
+    }
+
+    /// A message at once, with what is not in the views yet.
+    fn message_now(&self, id: MessageId) -> Result<Result<Option<MessageRow>, StoreError>, NotNow> {
+        let rebuilds = self.backlog.rebuilds();
+        match self.backlog.message(id).ok_or(NotNow)? {
+            QueuedMessage::Created(entry) => Ok(Ok(MessageView::created(&entry).map(MessageView::to_row))),
+            QueuedMessage::Unchanged => self.look(rebuilds, |views| views.message(id)),
+        }
+    }
+
+    /// Answers from the views as they are, unless they have been started over since there were so many rebuilds.
+    fn look<T>(&self, rebuilds: u64, answer: impl FnOnce(&Snapshot<'_>) -> Result<T, StoreError>) -> Result<Result<T, StoreError>, NotNow> {
+        let reader = self.reader_after(rebuilds)?;
+        Ok(answer(&Snapshot {
+            conn: reader.connection(),
+            keys: &self.keys,
+        }))
     }
 
     /// A reader that sees at least what was in the views after so many rebuilds. While it is open none begins.
@@ -245,7 +252,10 @@ impl Views for EmbeddedStore {
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<MessageRow>, StoreError> {
-        self.point(About::Of(id.conversation), move |views| views.message(id)).await
+        if let Ok(answered) = self.shared.message_now(id) {
+            return answered;
+        }
+        self.answer(About::Of(id.conversation), move |views| views.message(id)).await
     }
 
     async fn is_hidden(&self, user: &UserId, id: MessageId) -> Result<bool, StoreError> {
