@@ -126,15 +126,16 @@ fn pool(limits: &HostLimits) -> PoolingAllocationConfig {
     pool
 }
 
-/// Counts epochs: after [`FIRST_TICK`] again and again, after [`TICK`] when a call has met the last one.
+/// Counts epochs: after [`FIRST_TICK`] again and again, after [`TICK`] when a call has met the last one. A tick counts from when
+/// the one before was due, so that late wake-ups do not slow the clock down.
 fn tick(engine: &EngineWeak, shared: &Shared) {
-    let mut next = Instant::now() + FIRST_TICK;
-    let mut used = Instant::now();
+    let mut last = Instant::now();
+    let (mut next, mut used) = (last + FIRST_TICK, last);
     loop {
         thread::park_timeout(next.saturating_duration_since(Instant::now()));
         let now = Instant::now();
         if shared.met.swap(false, Ordering::SeqCst) {
-            next = next.min(now + TICK);
+            next = next.min((last + TICK).max(now));
         }
         if now < next {
             continue;
@@ -143,6 +144,7 @@ fn tick(engine: &EngineWeak, shared: &Shared) {
             let Some(engine) = engine.upgrade() else { return };
             engine.increment_epoch();
         }
+        last = next.max(now - TICK); // after a longer stop nobody is charged for what nobody has used
         next = now + FIRST_TICK;
         if shared.used.swap(false, Ordering::SeqCst) {
             used = now;
@@ -155,8 +157,8 @@ fn tick(engine: &EngineWeak, shared: &Shared) {
                 }
             }
             shared.asleep.store(false, Ordering::SeqCst);
-            used = Instant::now();
-            next = used + FIRST_TICK;
+            last = Instant::now();
+            (next, used) = (last + FIRST_TICK, last);
         }
     }
 }
