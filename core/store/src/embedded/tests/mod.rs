@@ -39,6 +39,15 @@ fn open(dir: &Path) -> Result<EmbeddedStore, StoreError> {
     EmbeddedStore::open(dir, EmbeddedOptions::default())
 }
 
+/// A store whose views are filled only when a question waits for them.
+fn open_patient(dir: &Path) -> EmbeddedStore {
+    let options = EmbeddedOptions {
+        apply_interval: std::time::Duration::from_secs(3600),
+        ..EmbeddedOptions::default()
+    };
+    EmbeddedStore::open(dir, options).unwrap()
+}
+
 /// The conversation that these tests write to.
 const ID: ConversationId = ConversationId(0xfeed_0000_0000_0001);
 
@@ -166,12 +175,8 @@ fn readers_see_what_was_appended_while_many_write_and_rebuild() {
 
 #[test]
 fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
-    let options = EmbeddedOptions {
-        apply_interval: std::time::Duration::from_secs(3600),
-        ..EmbeddedOptions::default()
-    };
     let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let store = open_patient(dir.path());
     let plugin = PluginId::from("shop");
     let changing = |ts, value: Option<&str>| {
         let change = KvChange {
@@ -221,12 +226,8 @@ fn a_plugins_key_is_read_past_what_is_not_in_the_views_yet() {
 
 #[test]
 fn a_message_is_read_past_what_is_not_in_the_views_yet() {
-    let options = EmbeddedOptions {
-        apply_interval: std::time::Duration::from_secs(3600),
-        ..EmbeddedOptions::default()
-    };
     let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let store = open_patient(dir.path());
     let about = |ts: u64, event| entry(ts, ID, ts as u32, 3, event);
     let edited = Event::MessageEdited {
         target: 2,
@@ -272,12 +273,8 @@ fn a_message_is_read_past_what_is_not_in_the_views_yet() {
 
 #[test]
 fn a_place_waits_for_its_conversation_and_its_user_and_for_nobody_else() {
-    let options = EmbeddedOptions {
-        apply_interval: std::time::Duration::from_secs(3600),
-        ..EmbeddedOptions::default()
-    };
     let dir = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(dir.path(), options).unwrap();
+    let store = open_patient(dir.path());
     let user = UserId::from("ann");
     let entry_of = |conversation, ts| entry(ts, conversation, 1, 1, said(ts).event.clone());
     run(async {
