@@ -200,6 +200,7 @@ async fn start(store: SharedStore, plugins: &Path) -> (Engine, Vec<ConversationI
         clock: Arc::new(SystemClock),
         erase_after: Duration::from_secs(24 * 3600),
         reject_unknown_users: false,
+        commit_interval: Duration::ZERO,
     };
     let engine = Engine::start(options).await.expect("an engine");
     let mut rooms = Vec::with_capacity(CONVERSATIONS);

@@ -62,6 +62,9 @@ pub struct EngineOptions {
     pub erase_after: Duration,
     /// Participants that were never seen are refused.
     pub reject_unknown_users: bool,
+    /// From the beginning of a shard's commit to that of the next, at least: fewer commits, each of more commands, which wait for it.
+    /// Zero: a commit begins as soon as the last one has ended.
+    pub commit_interval: Duration,
 }
 
 /// How firmly the engine serves now.
@@ -103,6 +106,7 @@ impl Engine {
             clock,
             erase_after,
             reject_unknown_users,
+            commit_interval,
         } = options;
         let keys = KeyRing::new(store.installation_secret().await?);
         let mut lanes = Vec::new();
@@ -110,7 +114,7 @@ impl Engine {
         for shard in 0..store.shards() {
             let shard = haggle_model::Shard(shard);
             let tail = store.tail(shard).await?;
-            lanes.push(Lane::new(shard, tail, limits.lane_bytes_max));
+            lanes.push(Lane::new(shard, tail, limits.lane_bytes_max, commit_interval));
             tails.push(tail);
         }
         let inner = Arc::new(Inner {

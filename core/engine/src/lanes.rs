@@ -1,8 +1,10 @@
 //! The single writer of a shard: takes what is staged, appends it in one durable step; then its publisher answers and publishes.
 //!
-//! A lane is a thread of its own and waits for no timer: the next commit starts when the last one ends, with whatever has been
-//! staged meanwhile. It sleeps when nothing is staged; the first thing staged after that wakes it once the tasks that are ready
-//! have run, so that what they stage is in the same commit.
+//! A lane is a thread of its own and waits for no timer unless it is told to ([`EngineOptions::commit_interval`]): the next commit
+//! starts when the last one ends, with whatever has been staged meanwhile. It sleeps when nothing is staged; the first thing staged
+//! after that wakes it once the tasks that are ready have run, so that what they stage is in the same commit.
+//!
+//! [`EngineOptions::commit_interval`]: crate::EngineOptions::commit_interval
 //!
 //! What is committed goes to the publisher, one task on the runtime: the thread crosses over once per commit, and connections
 //! are woken from where they run.
@@ -141,6 +143,8 @@ pub(crate) struct Lane {
     published: AtomicU64,
     failed: AtomicBool,
     bytes_max: usize,
+    /// From the beginning of a commit to that of the next, at least.
+    commit_interval: Duration,
     /// What is new for feeds: told after commits that matter to them.
     pub news: News,
     recent: Mutex<Recent>,
@@ -150,7 +154,7 @@ pub(crate) struct Lane {
 
 impl Lane {
     /// A lane that continues after `tail`; [`Lane::start`] makes it run.
-    pub fn new(shard: Shard, tail: Tail, bytes_max: usize) -> Arc<Lane> {
+    pub fn new(shard: Shard, tail: Tail, bytes_max: usize, commit_interval: Duration) -> Arc<Lane> {
         Arc::new(Lane {
             shard,
             queue: Mutex::new(Queue {
@@ -163,6 +167,7 @@ impl Lane {
             published: AtomicU64::new(0),
             failed: AtomicBool::new(false),
             bytes_max,
+            commit_interval,
             news: News::default(),
             // What stands in the log already may be for other conversations.
             recent: Mutex::new(Recent {
@@ -318,8 +323,12 @@ impl Lane {
         }
     }
 
-    fn take(&self, idle: Duration) -> Option<Vec<Staged>> {
+    /// What is staged, not before `earliest` and as soon as there is something. Nothing after `idle`; `None` when the lane is closed.
+    fn take(&self, earliest: Instant, idle: Duration) -> Option<Vec<Staged>> {
         let mut queue = self.queue.lock();
+        while !queue.closing && Instant::now() < earliest {
+            self.wake.wait_until(&mut queue, earliest);
+        }
         while queue.staged.is_empty() {
             if queue.closing {
                 return None;
@@ -375,10 +384,12 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
+        let mut earliest = Instant::now();
         // The idle time only bounds how long a forgotten engine keeps its thread.
-        while let Some(group) = self.lane.take(Duration::from_secs(5)) {
+        while let Some(group) = self.lane.take(earliest, Duration::from_secs(5)) {
             let Some(engine) = self.engine.upgrade() else { return };
             if !group.is_empty() {
+                earliest = Instant::now() + self.lane.commit_interval;
                 self.commit(&engine, group);
             }
         }

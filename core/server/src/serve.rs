@@ -189,6 +189,7 @@ async fn start_engine(settings: &Settings, store: SharedStore, plugins: &Plugins
         clock: Arc::new(SystemClock),
         erase_after: Duration::from_secs(settings.retention.erase_after_hours * 3600),
         reject_unknown_users: settings.users.unknown == UnknownUsers::Reject,
+        commit_interval: Duration::from_micros(settings.store.commit_interval_us),
     };
     Engine::start(options).await.map_err(|error| unopened(settings, &error))
 }

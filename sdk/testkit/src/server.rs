@@ -776,6 +776,7 @@ async fn engine(store: &SharedStore, hooks: &Arc<dyn Hooks>, clock: &Arc<ManualC
         clock: clock.clone(),
         erase_after: Duration::from_secs(24 * 3600),
         reject_unknown_users: false,
+        commit_interval: Duration::ZERO,
     };
     Engine::start(options).await.expect("the store in memory answers")
 }

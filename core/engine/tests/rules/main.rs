@@ -6,6 +6,7 @@ mod support;
 mod acting;
 mod after_hooks;
 mod broadcasts;
+mod commits;
 mod counters;
 mod faults;
 mod limits;

@@ -45,6 +45,7 @@ pub struct Setup {
     pub clock: Arc<ManualClock>,
     pub erase_after: Duration,
     pub reject_unknown_users: bool,
+    pub commit_interval: Duration,
 }
 
 impl Default for Setup {
@@ -56,6 +57,7 @@ impl Default for Setup {
             clock: Arc::new(ManualClock::new(START)),
             erase_after: Duration::from_secs(86_400),
             reject_unknown_users: false,
+            commit_interval: Duration::ZERO,
         }
     }
 }
@@ -86,6 +88,7 @@ impl World {
             clock,
             erase_after,
             reject_unknown_users,
+            commit_interval,
         } = setup;
         let (faulty, faults) = Faulty::new(store.clone());
         let options = EngineOptions {
@@ -95,6 +98,7 @@ impl World {
             clock: clock.clone(),
             erase_after,
             reject_unknown_users,
+            commit_interval,
         };
         World {
             engine: Engine::start(options).await.expect("the engine starts"),

@@ -66,6 +66,7 @@ impl Server {
             clock: Arc::new(SystemClock),
             erase_after: Duration::from_secs(86_400),
             reject_unknown_users: false,
+            commit_interval: Duration::ZERO,
         };
         let engine = Engine::start(options).await.expect("the engine starts");
         let mut settings = GatewaySettings::default();

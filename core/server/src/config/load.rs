@@ -482,6 +482,17 @@ mod tests {
     }
 
     #[test]
+    fn a_commit_does_not_wait_for_long() {
+        let auth = "[auth]\nsecret = \"0123456789012345678901234567890123456789\"\n[store]\n";
+        check_refused(
+            &format!("{auth}commit_interval_us = 20001"),
+            "store.commit_interval_us = 20001 is too large",
+        );
+        let settings = with_file(&format!("{auth}commit_interval_us = 20000"), &[]).expect("readable").settings;
+        settings.check().expect("good");
+    }
+
+    #[test]
     fn socketio_is_checked() {
         let auth = "[auth]\nsecret = \"0123456789012345678901234567890123456789\"\n[socketio]\n";
         for (line, expect) in [

@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
+/// `store.commit_interval_us`: what is staged meanwhile stays far below `limits.lane_bytes_max`.
+const COMMIT_INTERVAL_US_MAX: u64 = 20_000;
+
 /// A setting that is one of a few words; another word is an error that lists them.
 macro_rules! choice {
     ($(#[$meta:meta])* $name:ident { $($(#[$about:meta])* $variant:ident = $word:literal,)* }) => {
@@ -678,6 +681,8 @@ pub struct Store {
     pub readers_max: usize,
     /// How long entries gather before they are put into the views, unless a read wants them.
     pub apply_interval_ms: u64,
+    /// From the beginning of a commit to that of the next, at least; 0: the next begins when one has ended.
+    pub commit_interval_us: u64,
     /// The log does not grow beyond this; 0: as far as the disk goes.
     pub log_bytes_max: u64,
 }
@@ -690,6 +695,7 @@ impl Default for Store {
             backlog_wait_ms_max: millis(store.backlog_wait_max),
             readers_max: store.readers_max,
             apply_interval_ms: millis(store.apply_interval),
+            commit_interval_us: 0,
             log_bytes_max: store.log_bytes_max.unwrap_or(0),
         }
     }
@@ -926,6 +932,7 @@ impl Settings {
             .hint("lower limits.content_bytes_max or limits.metadata_bytes_max"));
         }
         at_least("store.readers_max", self.store.readers_max, 1)?;
+        at_most("store.commit_interval_us", self.store.commit_interval_us, COMMIT_INTERVAL_US_MAX)?;
         at_least("store.backlog_bytes_max", self.store.backlog_bytes_max, limits.transaction_bytes_max)?;
         at_least("limits.lane_bytes_max", limits.lane_bytes_max, limits.transaction_bytes_max)
     }
@@ -987,6 +994,13 @@ fn at_least(key: &str, value: usize, least: usize) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::usage(format!("{key} = {value} is too small")).hint(format!("set {key} to {least} or more")))
+}
+
+fn at_most(key: &str, value: u64, most: u64) -> Result<(), Failure> {
+    if value <= most {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{key} = {value} is too large")).hint(format!("set {key} to {most} or less")))
 }
 
 fn millis(duration: Duration) -> u64 {
