@@ -1,8 +1,8 @@
 //! The single writer of a shard: takes what is staged, appends it in one durable step; then its publisher answers and publishes.
 //!
-//! A lane is a thread of its own and waits for no timer unless it is told to ([`EngineOptions::commit_interval`]): the next commit
-//! starts when the last one ends, with whatever has been staged meanwhile. It sleeps when nothing is staged; the first thing staged
-//! after that wakes it once the tasks that are ready have run, so that what they stage is in the same commit.
+//! A lane is a thread of its own. The next commit starts when the last one ends, but not within [`EngineOptions::commit_interval`] of its
+//! beginning, with whatever has been staged meanwhile. The thread sleeps when nothing is staged; the first thing staged after that
+//! wakes it once the tasks that are ready have run, so that what they stage is in the same commit.
 //!
 //! [`EngineOptions::commit_interval`]: crate::EngineOptions::commit_interval
 //!

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::failure::Failure;
 
-/// `store.commit_interval_us`: what is staged meanwhile stays far below `limits.lane_bytes_max`.
+/// `store.commit_interval_us` unless it is set (ADR 4).
+const COMMIT_INTERVAL_US: u64 = 250;
+/// The same, at most: what is staged meanwhile stays far below `limits.lane_bytes_max`.
 const COMMIT_INTERVAL_US_MAX: u64 = 20_000;
 
 /// A setting that is one of a few words; another word is an error that lists them.
@@ -695,7 +697,7 @@ impl Default for Store {
             backlog_wait_ms_max: millis(store.backlog_wait_max),
             readers_max: store.readers_max,
             apply_interval_ms: millis(store.apply_interval),
-            commit_interval_us: 0,
+            commit_interval_us: COMMIT_INTERVAL_US,
             log_bytes_max: store.log_bytes_max.unwrap_or(0),
         }
     }
