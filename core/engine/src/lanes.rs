@@ -4,10 +4,10 @@
 //! beginning, with whatever has been staged meanwhile. The thread sleeps when nothing is staged; the first thing staged after that
 //! wakes it once the tasks that are ready have run, so that what they stage is in the same commit.
 //!
-//! [`EngineOptions::commit_interval`]: crate::EngineOptions::commit_interval
-//!
 //! What is committed goes to the publisher, one task on the runtime: the thread crosses over once per commit, and connections
 //! are woken from where they run.
+//!
+//! [`EngineOptions::commit_interval`]: crate::EngineOptions::commit_interval
 
 use std::{
     collections::VecDeque,
